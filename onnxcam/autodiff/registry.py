@@ -1,0 +1,176 @@
+"""Derivative rules: one function an operator, registered with what it was checked against.
+
+A rule takes the `Site` of a node and the adjoints of the node's outputs, and gives one callable per covered
+input that emits the adjoint of that input. Only the callables of active inputs are called::
+
+    @rule("Mul", versions=(7, 13, 14), inputs=(0, 1), broadcasts=True)
+    def mul(at, dy):
+        a, b = at.x
+        return lambda: at.op.Mul(dy, b), lambda: at.op.Mul(dy, a)
+
+The driver sums over broadcast axes, adds adjoints up, and gives each the type and shape of its primal.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ALL", "Rule", "Site", "find_rule", "rule", "rules"]
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import onnx
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from onnxcam.errors import AutodiffError
+
+ALL: Final = "all"
+"""Covers every input of a variadic operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One node being differentiated.
+
+    op: emits nodes (``at.op.Mul(dy, 2.0)``); Python numbers and lists become constants of the fitting type.
+    node: the forward node. ``x`` are its inputs (None where left out), ``y`` its outputs.
+    version: the schema version of the node's operator.
+    active: for each input, whether the adjoint is wanted.
+    """
+
+    op: OpBuilder
+    node: ir.Node
+    version: int
+    active: tuple[bool, ...]
+
+    @property
+    def x(self) -> Sequence[ir.Value | None]:
+        return self.node.inputs
+
+    @property
+    def y(self) -> Sequence[ir.Value]:
+        return self.node.outputs
+
+    def input(self, index: int) -> ir.Value:
+        """Input ``index``, which the operator's schema requires."""
+        value = self.node.inputs[index]
+        if value is None:
+            raise self.unsupported(f"input {index} is left out")
+        return value
+
+    def optional(self, index: int) -> ir.Value | None:
+        """Input ``index``, or None where the node leaves it out."""
+        return self.node.inputs[index] if index < len(self.node.inputs) else None
+
+    def attribute(self, name: str, default: Any) -> Any:
+        """The value of attribute ``name``, or ``default`` where the node leaves it out."""
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def rank(self, value: ir.Value) -> int:
+        """The number of axes of ``value``; a value of unknown rank cannot be differentiated here."""
+        if value.shape is None:
+            raise self.unsupported(f"the rank of '{value.name}' is unknown")
+        return len(value.shape)
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """``axes`` with negative ones counted from the end."""
+        return tuple(axis % rank for axis in axes)
+
+    def constant(self, value: ir.Value | None) -> list[Any] | Any | None:
+        """The Python value (number or nested list) of an input known when the graph is built, else None."""
+        tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+        return None if tensor is None else tensor.numpy().tolist()
+
+    def shape(self, value: ir.Value) -> ir.Value | list[int]:
+        """The shape of ``value`` as an operand: a list where it is static, else a ``Shape`` node."""
+        static = static_shape(value)
+        return self.op.Shape(value) if static is None else static
+
+    def unsupported(self, why: str) -> AutodiffError:
+        """The error to raise when the rule does not apply to this node."""
+        return AutodiffError(f"{describe(self.node, self.version)}: {why}")
+
+
+Adjoint = Callable[[], ir.Value]
+Vjp = Callable[..., Sequence[Adjoint | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is known of one operator: ``vjp`` covers ``inputs`` of the schema ``versions`` it was checked against."""
+
+    op_type: str
+    domain: str
+    versions: tuple[int, ...]
+    inputs: tuple[int, ...] | str
+    broadcasts: bool
+    vjp: Vjp
+
+    def covers(self, index: int) -> bool:
+        return self.inputs == ALL or index in self.inputs
+
+
+_rules: dict[tuple[str, str], Rule] = {}
+
+
+def rules() -> Mapping[tuple[str, str], Rule]:
+    """All registered rules by (domain, operator)."""
+    return MappingProxyType(_rules)
+
+
+def rule(
+    op_type: str,
+    *,
+    versions: tuple[int, ...],
+    inputs: tuple[int, ...] | str = (0,),
+    broadcasts: bool = False,
+    domain: str = "",
+) -> Callable[[Vjp], Vjp]:
+    """Register the decorated function as the derivative of ``op_type``. A second rule for it is refused.
+
+    versions: the schema versions (``since_version``) the rule was checked against.
+    inputs: the inputs it differentiates; the others are not differentiable or refused when active.
+    broadcasts: inputs may be smaller than the output, so the driver sums their adjoints.
+    """
+
+    def register(vjp: Vjp) -> Vjp:
+        key = (domain, op_type)
+        if key in _rules:
+            raise ValueError(f"operator {op_type} has a rule already: {_rules[key].vjp.__qualname__}")
+        _rules[key] = Rule(op_type, domain, versions, inputs, broadcasts, vjp)
+        return vjp
+
+    return register
+
+
+def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rule, int] | str:
+    """The rule for ``node`` and its schema version, or why there is none."""
+    if not onnx.defs.has(node.op_type, node.domain):
+        return "is not a standard operator" if node.domain else "is not known to the installed onnx"
+    version = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version
+    found = _rules.get((node.domain, node.op_type))
+    if found is None:
+        return "has no derivative rule"
+    if version not in found.versions:
+        return f"has a rule for versions {', '.join(map(str, found.versions))} only"
+    uncovered = [i for i, wanted in enumerate(active) if wanted and not found.covers(i)]
+    if uncovered:
+        return f"is not differentiated with respect to input {', '.join(map(str, uncovered))}"
+    return found, version
+
+
+def describe(node: ir.Node, version: int | None = None) -> str:
+    """A node as errors name it: operator, version, name and output shape."""
+    domain = f"{node.domain}." if node.domain else ""
+    return f"{domain}{node.op_type}{f'-{version}' if version else ''} '{node.name or node.outputs[0].name}'"
+
+
+def static_shape(value: ir.Value) -> list[int] | None:
+    """The shape of ``value`` if every axis is known when the graph is built, else None."""
+    if value.shape is None:
+        return None
+    shape = [dim for dim in value.shape if isinstance(dim, int)]
+    return shape if len(shape) == len(value.shape) else None

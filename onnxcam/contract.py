@@ -1,0 +1,178 @@
+"""The artifact's contract: every name and metadata key that exporter and runtime share.
+
+An artifact is a plain ONNX file ``NAME.cam.onnx``. Beside the model's own inputs and outputs it has the
+optional input `CLASS_INDEX` and the outputs `CAM`, `ACTIVATIONS`, `GRADIENTS` and `EXPLAINED_CLASS`, and it
+carries one JSON string, `ArtifactInfo`, under the metadata key `METADATA_KEY`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ACTIVATIONS",
+    "CAM",
+    "CLASS_INDEX",
+    "CONTRACT_VERSION",
+    "DEFAULT_CLASS_INDEX",
+    "EXPLAINED_CLASS",
+    "GRADIENTS",
+    "METADATA_KEY",
+    "ArtifactInfo",
+    "LayerInfo",
+    "Preprocess",
+    "ScoreInfo",
+    "cam_output",
+    "layer_output",
+]
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from onnxcam.errors import ArtifactError
+
+CONTRACT_VERSION = 1
+METADATA_KEY = "onnxcam"
+
+CLASS_INDEX = "class_index"
+"""Optional input, int64 [N] or [1]: the class to explain; a negative value is a rank, -1 the top class."""
+DEFAULT_CLASS_INDEX = -1
+
+CAM = "cam"
+"""Output, float32 [N, h, w]: the raw map, after the method's own ReLU, before any min-max or resize."""
+ACTIVATIONS = "activations"
+"""Output, shaped as the feature map A."""
+GRADIENTS = "gradients"
+"""Output, shaped as the feature map: dy^c/dA."""
+EXPLAINED_CLASS = "explained_class"
+"""Output, int64 [N]: the class that was explained."""
+
+ResizeMode = Literal["stretch", "crop", "letterbox"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
+ColorOrder = Literal["rgb", "bgr", "gray"]
+ImageLayout = Literal["nchw", "nhwc"]
+FeatureLayout = Literal["NCHW", "NHWC", "tokens"]
+Activation = Literal["softmax", "sigmoid", "identity"]
+
+
+def layer_output(name: str, layer: int) -> str:
+    """Output ``name`` of the layer with position ``layer``: ``name`` for the first, ``name.<k>`` from the second on."""
+    return name if layer == 0 else f"{name}.{layer}"
+
+
+def cam_output(method: str, *, first: bool, layer: int = 0) -> str:
+    """Name of the map of ``method``: ``cam`` for the first method, ``cam.<method>`` for the others."""
+    return layer_output(CAM if first else f"{CAM}.{method}", layer)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocess:
+    """How a picture becomes the model's input: ``(pixel · scale - mean) / std`` on ``height × width`` pixels.
+
+    resize: ``stretch`` maps the whole picture onto the input; ``crop`` takes the largest centred region of the
+        input's aspect ratio, shrunk by ``crop_ratio`` (torchvision's Resize(256)+CenterCrop(224) is 0.875);
+        ``letterbox`` keeps the whole picture and its aspect ratio, and fills the rest with ``fill`` (0-255).
+    interpolation: used as named when enlarging; shrinking averages over the area when ``antialias`` is set.
+    mean, std: in the units of ``pixel · scale``, one value per channel in the order of ``color``.
+    """
+
+    height: int
+    width: int
+    resize: ResizeMode = "crop"
+    crop_ratio: float = 1.0
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    fill: int = 114
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    color: ColorOrder = "rgb"
+    layout: ImageLayout = "nchw"
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerInfo:
+    """One target: the name the user knows it by, how its axes are laid out, and its shape (None: dynamic)."""
+
+    name: str
+    layout: FeatureLayout
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreInfo:
+    """What is explained: ``output`` is the model's own class output [N, classes], and ``activation`` what turns
+    it into probabilities (``identity`` where the model ends in a softmax of its own)."""
+
+    output: str
+    activation: Activation = "softmax"
+    classes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactInfo:
+    """The metadata of an artifact. ``extra`` keeps the keys that this version does not know.
+
+    image_input: the model input that takes the picture.
+    nodes: counts ``{"forward": …, "backward": …}``, where backward is everything the exporter added.
+    verification: relative errors found at export, by name (``activations``, ``gradients``, ``outputs``).
+    """
+
+    contract: int = CONTRACT_VERSION
+    onnxcam: str
+    image_input: str
+    layers: tuple[LayerInfo, ...]
+    methods: tuple[str, ...]
+    score: ScoreInfo
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+    source: str | None = None
+    license: str | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    verification: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The metadata string, with the unknown keys of ``extra`` at the top level again."""
+        content = asdict(self)
+        content |= content.pop("extra")
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ArtifactInfo:
+        """Read the metadata string. Raises `ArtifactError` if it is damaged or of a newer contract."""
+        try:
+            content = json.loads(text)
+            version = content["contract"]
+            if not isinstance(version, int):
+                raise TypeError(f"contract is {version!r}")
+            if version > CONTRACT_VERSION:
+                raise ArtifactError(
+                    f"this artifact has contract version {version}, and this onnxcam reads up to {CONTRACT_VERSION}: "
+                    "upgrade with 'pip install --upgrade onnxcam'"
+                )
+            known = {f.name for f in fields(cls)} - {"extra"}
+            values = {key: content[key] for key in content if key in known}
+            values["layers"] = tuple(
+                LayerInfo(name=x["name"], layout=x["layout"], shape=tuple(x["shape"])) for x in content["layers"]
+            )
+            values["methods"] = tuple(content["methods"])
+            values["score"] = ScoreInfo(**_only(ScoreInfo, content["score"]))
+            if content.get("preprocess") is not None:
+                preprocess = _only(Preprocess, content["preprocess"])
+                for key in ("mean", "std"):
+                    if key in preprocess:
+                        preprocess[key] = tuple(preprocess[key])
+                values["preprocess"] = Preprocess(**preprocess)
+            if content.get("labels") is not None:
+                values["labels"] = tuple(content["labels"])
+            return cls(**values, extra={key: content[key] for key in content if key not in known})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ArtifactError(f"the '{METADATA_KEY}' metadata is damaged ({error}): export the model again") from None
+
+
+def _only(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that dataclass ``kind`` knows; those that a later minor version added are passed over."""
+    known = {f.name for f in fields(kind)}
+    return {key: value for key, value in content.items() if key in known}
