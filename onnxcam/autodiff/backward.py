@@ -8,18 +8,17 @@ from __future__ import annotations
 
 __all__ = ["gradients"]
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder, OpBuilder
+from onnxscript import OpBuilder
 
 from onnxcam.autodiff import rules as _rules  # noqa: F401  registers every rule
+from onnxcam.autodiff.emitter import emitter
 from onnxcam.autodiff.registry import Rule, Site, describe, find_rule
 from onnxcam.errors import AutodiffError, UnsupportedOperatorError
 
 _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-_SCOPE = "gradient"
 
 
 def gradients(
@@ -46,11 +45,7 @@ def gradients(
     """
     path = _path(model.graph, of, wrt)
     plan = _plan(model.graph, path)
-    known = set(model.graph.initializers)
-    scope = _scope(model.graph)
-    builder = GraphBuilder(model.graph)
-    builder.push_module(scope)
-    op = builder.op
+    op = emitter(model.graph, "gradient")
     adjoints = {of: seed if seed is not None else _ones_like(op, of)}
     for node, active, rule, version in plan:
         dys = [adjoints.get(y) for y in node.outputs]
@@ -67,7 +62,6 @@ def gradients(
                 dx = op.Add(adjoints[x], dx)
             dx.type, dx.shape = x.type, x.shape
             adjoints[x] = dx
-    _qualify(model.graph, known, scope)
     missing = [f"'{x.name}'" for x in wrt if x not in adjoints]
     if missing:
         raise AutodiffError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
@@ -168,20 +162,3 @@ def _may_broadcast(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:
     if isinstance(x, int):
         return x == 1 and y != 1
     return x.value is None or x != y
-
-
-def _scope(graph: ir.Graph) -> str:
-    """A name prefix that no earlier call has used on this graph."""
-    taken = {str(node.name).partition("/")[0] for node in graph}
-    return next(name for name in _scopes() if name not in taken)
-
-
-def _scopes() -> Iterator[str]:
-    yield _SCOPE
-    yield from (f"{_SCOPE}_{count}" for count in itertools.count(2))
-
-
-def _qualify(graph: ir.Graph, known: set[str], scope: str) -> None:
-    """Put the builder's constants under its scope, so that a later call can make its own."""
-    for name in [name for name in graph.initializers if name not in known]:
-        graph.initializers[name].name = f"{scope}.{name}"

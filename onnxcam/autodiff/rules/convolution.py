@@ -1,0 +1,292 @@
+"""Rules of convolutions, and the geometry of windows that slide over the spatial axes."""
+
+from __future__ import annotations
+
+__all__ = ["Window", "correlation_adjoint", "windows"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import onnx_ir as ir
+
+from onnxcam.autodiff.registry import Adjoint, Site, rule
+
+_BEFORE_FIRST: Final = -(2**31)
+"""The ``ends`` of a Slice with a negative step that takes the first element too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a window slides along one spatial axis of x.
+
+    size, count: the length of x and of y along the axis; None where it is not known when the graph is built.
+    begin, end: the padding; None where it depends on an unknown size (auto_pad SAME).
+    """
+
+    size: int | None
+    count: int | None
+    kernel: int
+    stride: int
+    dilation: int
+    begin: int | None
+    end: int | None
+
+    @property
+    def extent(self) -> int:
+        """How many positions one window spans."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def reach(self) -> int | None:
+        """How far beyond the end of x the last window reaches: the part of the end padding that is read.
+
+        Negative where the last positions of x are read by no window.
+        """
+        if self.size is None or self.count is None or self.begin is None:
+            return None
+        return (self.count - 1) * self.stride + self.extent - self.size - self.begin
+
+
+def windows(at: Site, x: ir.Value, y: ir.Value, kernel: Sequence[int]) -> list[Window]:
+    """The windows of a convolution or pool from x to y, one for each spatial axis."""
+    rank = len(kernel)
+    strides = at.attribute("strides", [1] * rank)
+    dilations = at.attribute("dilations", [1] * rank)
+    pads = at.attribute("pads", [0] * (2 * rank))
+    auto_pad = at.attribute("auto_pad", "NOTSET")
+    sizes, counts = _spatial(x, rank), _spatial(y, rank)
+    found = []
+    for i in range(rank):
+        extent = dilations[i] * (kernel[i] - 1) + 1
+        begin, end = _padding(auto_pad, sizes[i], strides[i], extent, (pads[i], pads[i + rank]))
+        found.append(Window(sizes[i], counts[i], kernel[i], strides[i], dilations[i], begin, end))
+    return found
+
+
+def _spatial(value: ir.Value, rank: int) -> list[int | None]:
+    """The lengths of the spatial axes, None where unknown."""
+    if value.shape is None:
+        return [None] * rank
+    return [dim if isinstance(dim, int) else None for dim in list(value.shape)[2:]]
+
+
+def _padding(
+    auto_pad: str, size: int | None, stride: int, extent: int, pads: tuple[int, int]
+) -> tuple[int, int] | tuple[None, None]:
+    """The padding at begin and end of one axis."""
+    if auto_pad in ("", "NOTSET"):
+        return pads
+    if auto_pad == "VALID":
+        return 0, 0
+    if stride == 1:
+        total = extent - 1
+    elif size is None:
+        return None, None
+    else:
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    less, more = total // 2, total - total // 2
+    return (more, less) if auto_pad == "SAME_LOWER" else (less, more)
+
+
+def correlation_adjoint(
+    at: Site,
+    dy: ir.Value,
+    w: ir.Value,
+    along: Sequence[Window],
+    *,
+    x: ir.Value,
+    group: int = 1,
+    mirrored: Callable[[], ir.Value],
+) -> ir.Value:
+    """The adjoint with respect to x of ``y = Conv(x, w)``: every y spreads over its window.
+
+    With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose.
+
+    x: gives the spatial sizes where they are not static.
+    mirrored: emits w with its channels swapped and its spatial axes reversed.
+    """
+    if all(a.stride == 1 and a.begin is not None for a in along):
+        return _by_conv(at, dy, mirrored(), along, group)
+    return _by_conv_transpose(at, dy, w, along, x, group)
+
+
+def _by_conv(at: Site, dy: ir.Value, w: ir.Value, along: Sequence[Window], group: int) -> ir.Value:
+    begins = [a.extent - 1 - a.begin for a in along if a.begin is not None]
+    ends = [a.extent - 1 - a.end for a in along if a.end is not None]
+    if min(begins + ends) < 0:  # the outermost windows lie in the padding alone
+        crop = [min(p, 0) for p in begins], [min(p, 0) for p in ends]
+        dy = at.op.Pad(dy, [0, 0, *crop[0], 0, 0, *crop[1]])
+    dx: ir.Value = at.op.Conv(
+        dy,
+        w,
+        kernel_shape=[a.kernel for a in along],
+        dilations=[a.dilation for a in along],
+        pads=[max(p, 0) for p in begins + ends],
+        group=group,
+    )
+    return dx
+
+
+def _by_conv_transpose(
+    at: Site, dy: ir.Value, w: ir.Value, along: Sequence[Window], x: ir.Value, group: int
+) -> ir.Value:
+    """Only symmetric padding goes into the node: ONNX Runtime has no CUDA kernel for the rest, which is sliced off."""
+    reaches = [a.reach for a in along if a.reach is not None]
+    begins = [a.begin for a in along if a.begin is not None]
+    sizes = [a.size for a in along if a.size is not None]
+    if len(reaches) == len(along):
+        pads = [min(b, e + a.stride - 1) for a, b, e in zip(along, begins, reaches, strict=True)]
+        more = [max(p - e, 0) for p, e in zip(pads, reaches, strict=True)]
+    else:  # at least as long as x, whatever its size
+        pads, more = [0] * len(along), [a.stride - 1 for a in along]
+    full = at.op.ConvTranspose(
+        dy,
+        w,
+        kernel_shape=[a.kernel for a in along],
+        strides=[a.stride for a in along],
+        dilations=[a.dilation for a in along],
+        pads=pads + pads,
+        output_padding=more,
+        group=group,
+    )
+    axes = list(range(2, 2 + len(along)))
+    dx: ir.Value
+    if len(reaches) == len(along):
+        if pads == begins and all(e <= p for p, e in zip(pads, reaches, strict=True)):
+            return full  # type: ignore[no-any-return]
+        starts = [b - p for b, p in zip(begins, pads, strict=True)]
+        dx = at.op.Slice(full, starts, [s + size for s, size in zip(starts, sizes, strict=True)], axes)
+        return dx
+    height_width = at.op.Shape(x, start=2)
+    if len(begins) == len(along):
+        dx = at.op.Slice(full, begins, at.op.Add(height_width, begins), axes)
+        return dx
+    beyond = at.op.Sub(at.op.Sub(at.op.Shape(full, start=2), more), height_width)
+    total = at.op.Max(beyond, [0])
+    begin = at.op.Div(at.op.Add(total, [1]) if at.attribute("auto_pad", "") == "SAME_LOWER" else total, [2])
+    dx = at.op.Slice(full, begin, at.op.Add(height_width, begin), axes)
+    return dx
+
+
+@rule("Conv", versions=(11, 22), inputs=(0, 1, 2))
+def conv(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    x, w, (y,) = at.input(0), at.input(1), at.y
+    group, kernel = at.attribute("group", 1), _kernel(at, w)
+    along = windows(at, x, y, kernel)
+    return (
+        lambda: correlation_adjoint(
+            at, dy, w, along, x=x, group=group, mirrored=lambda: _mirrored(at, w, kernel, group)
+        ),
+        lambda: _weight_adjoint(at, dy, x, w, along, group),
+        lambda: at.op.ReduceSum(dy, [0, *range(2, 2 + len(along))], keepdims=0),
+    )
+
+
+def _kernel(at: Site, w: ir.Value) -> list[int]:
+    """The spatial shape of the weight ``w``."""
+    kernel = at.attribute("kernel_shape", None) or (None if w.shape is None else list(w.shape)[2:])
+    if kernel is None or not all(isinstance(k, int) for k in kernel):
+        raise at.unsupported(f"the kernel's shape is not static (weight '{w.name}')")
+    return [int(k) for k in kernel]
+
+
+def _mirrored(at: Site, w: ir.Value, kernel: Sequence[int], group: int) -> ir.Value:
+    """``w`` with input and output channels swapped within each group and the spatial axes reversed.
+
+    Folded when a session loads the model, so the file holds a constant weight once.
+    """
+    rank = len(kernel)
+    spatial = range(2, 2 + rank)
+    if group == 1:
+        w = at.op.Transpose(w, perm=[1, 0, *spatial])
+    else:
+        shape = None if w.shape is None else list(w.shape)[:2]
+        if shape is None or not all(isinstance(n, int) for n in shape):
+            raise at.unsupported(f"the channels of the grouped weight '{w.name}' are not static")
+        outs, ins = int(shape[0]) // group, int(shape[1])
+        if outs > 1 and ins > 1:
+            w = at.op.Reshape(w, [group, outs, ins, *kernel])
+            w = at.op.Transpose(w, perm=[0, 2, 1, *range(3, 3 + rank)])
+        if outs > 1 or ins > 1:
+            w = at.op.Reshape(w, [group * ins, outs, *kernel])
+    axes = [axis for axis, k in zip(spatial, kernel, strict=True) if k > 1]
+    if axes:
+        w = at.op.Slice(w, [-1] * len(axes), [_BEFORE_FIRST] * len(axes), axes, [-1] * len(axes))
+    return w
+
+
+def _weight_adjoint(
+    at: Site, dy: ir.Value, x: ir.Value, w: ir.Value, along: Sequence[Window], group: int
+) -> ir.Value:
+    """``dw = Conv(x, dy)`` with batch and channels swapped, and strides and dilations too."""
+    rank = len(along)
+    spatial = list(range(2, 2 + rank))
+    begins, ends = [a.begin for a in along if a.begin is not None], [a.end for a in along if a.end is not None]
+    if len(begins) < rank:
+        raise at.unsupported("the weight's gradient under auto_pad SAME needs static sizes")
+    if group > 1:  # [N, g·c, …] → [c, g·N, …]
+        channels = None if w.shape is None else w.shape[1]
+        if not isinstance(channels, int):
+            raise at.unsupported(f"the channels of the grouped weight '{w.name}' are not static")
+        height_width = at.op.Shape(x, start=2)
+        x = at.op.Reshape(x, at.op.Concat([0, group, channels], height_width, axis=0))
+        x = at.op.Transpose(x, perm=[2, 1, 0, *range(3, 3 + rank)])
+        x = at.op.Reshape(x, at.op.Concat([channels, -1], height_width, axis=0))
+    else:
+        x = at.op.Transpose(x, perm=[1, 0, *spatial])
+    dw = at.op.Conv(
+        x,
+        at.op.Transpose(dy, perm=[1, 0, *spatial]),
+        strides=[a.dilation for a in along],
+        dilations=[a.stride for a in along],
+        pads=begins + ends,
+        group=group,
+    )
+    dw = at.op.Slice(dw, [0] * rank, [a.kernel for a in along], spatial)  # what no window read made it longer
+    swapped: ir.Value = at.op.Transpose(dw, perm=[1, 0, *spatial])
+    return swapped
+
+
+@rule("ConvTranspose", versions=(11, 22))
+def conv_transpose(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    x, w, (y,) = at.input(0), at.input(1), at.y
+    kernel = _kernel(at, w)
+    rank = len(kernel)
+    strides = at.attribute("strides", [1] * rank)
+    dilations = at.attribute("dilations", [1] * rank)
+    more = at.attribute("output_padding", [0] * rank)
+    pads = at.attribute("pads", [0] * (2 * rank))
+    auto_pad = at.attribute("auto_pad", "NOTSET")
+    if auto_pad.startswith("SAME") or at.attribute("output_shape", None):
+        sizes, counts = _spatial(x, rank), _spatial(y, rank)
+        if None in sizes + counts:
+            raise at.unsupported("output_shape or auto_pad SAME needs static sizes")
+        total = [
+            s * (i - 1) + m + d * (k - 1) + 1 - o
+            for s, i, m, d, k, o in zip(strides, sizes, more, dilations, kernel, counts, strict=True)
+        ]
+        less = [t // 2 for t in total]
+        rest = [t - half for t, half in zip(total, less, strict=True)]
+        pads = less + rest if auto_pad == "SAME_UPPER" else rest + less
+
+    def dx() -> ir.Value:
+        crop = [min(p, 0) for p in pads]
+        inner = dy
+        if min(crop) < 0:  # negative padding made y longer than the windows reach
+            inner = at.op.Pad(dy, [0, 0, *crop[:rank], 0, 0, *crop[rank:]])
+        dx = at.op.Conv(
+            inner,
+            w,
+            kernel_shape=kernel,
+            strides=strides,
+            dilations=dilations,
+            pads=[max(p, 0) for p in pads],
+            group=at.attribute("group", 1),
+        )
+        if any(m >= s for m, s in zip(more, strides, strict=True)):
+            dx = at.op.Slice(dx, [0] * rank, at.op.Shape(x, start=2), list(range(2, 2 + rank)))
+        found: ir.Value = dx
+        return found
+
+    return (dx,)

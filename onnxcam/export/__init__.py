@@ -1,0 +1,165 @@
+"""PyTorch → artifact, and the check of an artifact against a reference."""
+
+from __future__ import annotations
+
+__all__ = ["ExportReport", "export"]
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from onnxcam.contract import (
+    ACTIVATIONS,
+    CLASS_INDEX,
+    GRADIENTS,
+    ArtifactInfo,
+    Preprocess,
+    layer_output,
+)
+from onnxcam.errors import ExportError, MissingExtraError, VerificationError
+
+try:
+    import onnx_ir as ir
+    import onnxruntime as ort
+    import onnxscript  # noqa: F401  the autodiff builds its graphs with it
+
+    from onnxcam.export.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, write_model
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        f'exporting needs {error.name}, which is not installed: pip install "onnxcam[torch]"'
+    ) from error
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-3
+"""Relative error (max-norm over max-norm) above which no artifact is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What was written, and how far it is from torch: max-norm of the difference over max-norm of the reference."""
+
+    path: Path
+    info: ArtifactInfo
+    dynamic_batch: bool
+    errors: dict[str, float]
+
+
+def export(
+    model: torch.nn.Module,
+    example: torch.Tensor,
+    path: str | Path,
+    *,
+    layer: str | Sequence[str] | None = None,
+    method: str | Sequence[str] = "gradcam",
+    outputs: Literal["all", "cam"] = "all",
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    source: str | None = None,
+    license: str | None = None,
+) -> ExportReport:
+    """Write ``model`` as an artifact that answers and explains in the same pass.
+
+    example: a batch of pictures [N, C, H, W], preprocessed. The batch stays dynamic where torch can export it so.
+    layer: module path(s) of the target, such as ``"layer4"``; the last one with spatial extent where None.
+    method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    outputs: ``"cam"`` leaves the feature map and its gradient out of the file's outputs.
+    preprocess, labels: what turns a picture into ``example``'s form, and a name per class; kept in the file.
+
+    Before anything is written, the graph runs in ONNX Runtime, and its outputs, activations and gradients are
+    compared with torch's autograd. Raises `VerificationError` where they differ by more than `TOLERANCE`, and
+    `LayerError`, `MethodError`, `UnsupportedOperatorError`, `ExportError` or `OutputError` where no file can be made.
+    """
+    from onnxcam.export import torch as modules
+
+    path = Path(path)
+    _refuse_folder(path)
+    names = (
+        [layer]
+        if isinstance(layer, str)
+        else list(layer or [modules.default_layer(modules.layers(model, example)).name])
+    )
+    options = ArtifactOptions(
+        methods=(method,) if isinstance(method, str) else tuple(method),
+        preprocess=preprocess,
+        labels=None if labels is None else tuple(labels),
+        source=source,
+        license=license,
+    )
+    exported = modules.export_module(model, example, names)
+    if not exported.dynamic_batch:
+        warnings.warn(
+            f"torch exports this model with a fixed batch only: it will take {len(example)} pictures at a time",
+            stacklevel=2,
+        )
+    info = add_explanation(
+        exported.model, list(zip(names, exported.targets, strict=True)), output=exported.output, options=options
+    )
+    errors = _compare(exported.model, info, model, example, names)
+    info = replace(info, verification=errors)
+    describe(exported.model, info)
+    worst = max(errors, key=lambda name: errors[name])
+    if not errors[worst] <= TOLERANCE:
+        raise VerificationError(
+            f"the {worst} of the exported graph differ from torch's by {errors[worst]:.1e} (relative; at most {TOLERANCE:.0e} "
+            "is let through), so nothing was written: report the model, or choose another layer"
+        )
+    if outputs == "cam":
+        drop_outputs(
+            exported.model, [layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS) for k in range(len(names))]
+        )
+    write_model(exported.model, path)
+    return ExportReport(path=path, info=info, dynamic_batch=exported.dynamic_batch, errors=errors)
+
+
+def _compare(
+    graph: ir.Model, info: ArtifactInfo, model: torch.nn.Module, example: torch.Tensor, names: Sequence[str]
+) -> dict[str, float]:
+    """Relative errors of outputs, activations and gradients against torch, each the worst over images and layers.
+
+    The second image is explained for its second class, so that the class index is checked as well.
+    """
+    from onnxcam.export import torch as modules
+
+    session = _session(graph)
+    produced = [output.name for output in session.get_outputs()]
+    ranks = -np.arange(1, len(example) + 1, dtype=np.int64)
+    ranks = np.maximum(ranks, -min(2, info.score.classes))
+    feed = {info.image_input: example.detach().numpy(), CLASS_INDEX: ranks}
+    got = dict(zip(produced, session.run(produced, feed), strict=True))
+    expected = modules.reference(model, example, names, got["explained_class"].tolist())
+    errors = {"outputs": relative_error(got[info.score.output], expected.output)}
+    for k in range(len(names)):
+        pairs = {ACTIVATIONS: expected.activations[k], GRADIENTS: expected.gradients[k]}
+        for name, reference in pairs.items():
+            if (output := layer_output(name, k)) in got:
+                errors[name] = max(errors.get(name, 0.0), relative_error(got[output], reference))
+    return errors
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """max|got - expected| / max|expected|; inf where the shapes differ or a value is not finite."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return float("inf")
+    scale = float(np.abs(expected).max(initial=0.0))
+    difference = float(np.abs(got - expected).max(initial=0.0))
+    return difference / scale if scale else difference
+
+
+def _session(model: ir.Model) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's threads share the process
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise ExportError(f"'{path}' is a folder: give the file's name with -o NAME.cam.onnx")
+    if not path.parent.is_dir():
+        raise ExportError(f"the folder '{path.parent}' does not exist: make it first, or choose another with -o")

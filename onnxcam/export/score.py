@@ -1,0 +1,205 @@
+"""The class score: which value of the graph it is, which class is explained, and where differentiation starts."""
+
+from __future__ import annotations
+
+__all__ = ["ClassScore", "Seed", "explained_class", "find_class_score", "find_head", "seed"]
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from onnxcam.contract import CLASS_INDEX, DEFAULT_CLASS_INDEX, Activation
+from onnxcam.errors import ExportError, MethodError
+from onnxcam.methods import Head
+
+_PASS_THROUGH = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze"})
+_SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassScore:
+    """The scores y [N, classes] before any softmax.
+
+    stepped_over: the squashing operator found behind them, or None.
+    activation: what still turns the model's own output into probabilities.
+    """
+
+    value: ir.Value
+    classes: int
+    stepped_over: str | None
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seed:
+    """Where the backward walk starts: at ``value``, with the adjoint ``adjoint`` of the explained class score."""
+
+    value: ir.Value
+    adjoint: ir.Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Linear:
+    """A last linear layer ``x · W (+ b)``: the classes lie along ``class_axis`` of ``weight``."""
+
+    x: ir.Value
+    weight: ir.Value
+    class_axis: int
+    alpha: float
+
+
+def find_class_score(output: ir.Value) -> ClassScore:
+    """The scores behind the model's class output [N, classes], stepping back over a final softmax or sigmoid.
+
+    Raises `ExportError` where the output is no table of class scores.
+    """
+    shape = output.shape
+    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 1:
+        raise ExportError(
+            f"the output '{output.name}' has the shape {_text(shape)}, and a classifier's is [N, classes]: "
+            "export a model that returns one row of class scores per image"
+        )
+    producer = output.producer()
+    if producer is None or producer.op_type not in _SQUASHING or producer.domain:
+        return ClassScore(value=output, classes=shape[1], stepped_over=None, activation="softmax")
+    value = producer.inputs[0]
+    assert value is not None
+    if value.shape is None:
+        value.shape = shape
+    log = producer.op_type == "LogSoftmax"
+    return ClassScore(
+        value=value,
+        classes=shape[1],
+        stepped_over=producer.op_type,
+        activation="softmax" if log else "identity",  # the softmax of log-probabilities is the probabilities
+    )
+
+
+def explained_class(op: OpBuilder, score: ClassScore) -> ir.Value:
+    """Add the optional input `CLASS_INDEX` and resolve it: int64 [N], ranks replaced by the classes they name."""
+    graph = op.builder.graph
+    index = ir.Value(
+        name=CLASS_INDEX,
+        type=ir.TensorType(ir.DataType.INT64),
+        shape=ir.Shape([f"{CLASS_INDEX}_size"]),
+        const_value=ir.tensor([DEFAULT_CLASS_INDEX], dtype=ir.DataType.INT64, name=CLASS_INDEX),
+    )
+    graph.inputs.append(index)
+    graph.register_initializer(index)
+    rank = op.Max(op.Neg(index), [1])  # 1 is the top class; a class given by index asks for no more than that
+    _, ranking = op.TopK(score.value, op.ReduceMax(rank, keepdims=1), _outputs=2)
+    batch = op.Shape(score.value, start=0, end=1)
+    column = op.Unsqueeze(op.Expand(op.Sub(rank, [1]), batch), [1])
+    ranked = op.Squeeze(op.GatherElements(ranking, column, axis=1), [1])
+    explained = op.Where(op.Less(index, [0]), ranked, index)
+    explained.dtype, explained.shape = ir.DataType.INT64, ir.Shape([score.value.shape[0]])  # type: ignore[index]
+    return explained
+
+
+def seed(op: OpBuilder, score: ClassScore, explained: ir.Value) -> Seed:
+    """The adjoint of the explained score, taken through the last linear layer by reading one row of its weights.
+
+    With y = x Wᵀ + b, dy^c/dx is row c of W: a lookup, where a one-hot product would read all of W.
+    """
+    linear = _last_linear(score.value)
+    if linear is None:
+        return Seed(value=score.value, adjoint=_one_hot(op, score, explained))
+    row = _class_rows(op, linear, explained)
+    row.dtype, row.shape = linear.x.dtype, linear.x.shape
+    return Seed(value=linear.x, adjoint=row)
+
+
+def find_head(op: OpBuilder, score: ClassScore, explained: ir.Value, activations: ir.Value) -> Head:
+    """The classic CAM head between ``activations`` and the scores: pooling, then one linear layer or none.
+
+    Raises `MethodError` where something else lies between them.
+    """
+    linear = _last_linear(score.value)
+    pooled = _skip(linear.x if linear else score.value)
+    pool = pooled.producer()
+    if pool is None or not _pools(pool) or _skip_identity(pool.inputs[0]) is not activations:
+        between = "nothing" if pool is None else f"{pool.op_type} '{pool.name}'"
+        raise MethodError(
+            "'cam' needs global average pooling and at most one linear layer behind the feature map, and this model "
+            f"has {between} there: take 'gradcam', which equals CAM where CAM exists"
+        )
+    return Head(weights=_class_rows(op, linear, explained) if linear else None)
+
+
+def _last_linear(score: ir.Value) -> _Linear | None:
+    """The linear layer that gives the scores, if its weights do not depend on the picture."""
+    node = score.producer()
+    if node is not None and node.op_type == "Add" and not node.domain:
+        terms = [x for x in node.inputs if x is not None and x.const_value is None]
+        node = terms[0].producer() if len(terms) == 1 else None
+        if node is None or node.op_type != "MatMul":
+            return None
+    if node is None or node.domain or node.op_type not in {"Gemm", "MatMul"}:
+        return None
+    x, weight = node.inputs[:2]
+    if x is None or weight is None or weight.const_value is None or weight.is_graph_input():
+        return None
+    if x.shape is None or len(x.shape) != 2 or weight.shape is None or len(weight.shape) != 2:
+        return None
+    attributes = node.attributes
+    if attributes.get_int("transA", 0) or (len(node.inputs) > 2 and _depends(node.inputs[2])):
+        return None
+    return _Linear(
+        x=x,
+        weight=weight,
+        class_axis=0 if attributes.get_int("transB", 0) else 1,
+        alpha=attributes.get_float("alpha", 1.0),
+    )
+
+
+def _class_rows(op: OpBuilder, linear: _Linear, explained: ir.Value) -> ir.Value:
+    """dy^c/dx of the linear layer for each image's class: [N, features]."""
+    rows = op.Gather(linear.weight, explained, axis=linear.class_axis)
+    if linear.class_axis == 1:
+        rows = op.Transpose(rows, perm=[1, 0])
+    return rows if linear.alpha == 1.0 else op.Mul(rows, linear.alpha)
+
+
+def _one_hot(op: OpBuilder, score: ClassScore, explained: ir.Value) -> ir.Value:
+    assert score.value.dtype is not None
+    values = op.Cast(op.OneHot(explained, [score.classes], [0.0, 1.0], axis=-1), to=score.value.dtype)
+    values.dtype, values.shape = score.value.dtype, score.value.shape
+    return values
+
+
+def _depends(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is None
+
+
+def _skip(value: ir.Value) -> ir.Value:
+    """Step back over operators that only reshape."""
+    while (node := value.producer()) is not None and node.op_type in _PASS_THROUGH and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return value
+
+
+def _skip_identity(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and (node := value.producer()) is not None and node.op_type in {"Identity", "Dropout"}:
+        value = node.inputs[0]
+    return value
+
+
+def _pools(node: ir.Node) -> bool:
+    """Whether ``node`` is global average pooling over the last two of four axes."""
+    if node.op_type == "GlobalAveragePool":
+        return True
+    x = node.inputs[0]
+    if x is None or x.shape is None or len(x.shape) != 4:
+        return False
+    if node.op_type == "ReduceMean":
+        axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
+        found = axes.numpy().tolist() if axes is not None else node.attributes.get_ints("axes", ())
+        return sorted(axis % 4 for axis in found) == [2, 3]
+    if node.op_type == "AveragePool":
+        return list(node.attributes.get_ints("kernel_shape", ())) == list(x.shape[2:])
+    return False
+
+
+def _text(shape: ir.Shape | None) -> str:
+    return "unknown" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"

@@ -1,0 +1,251 @@
+"""Where a PyTorch model comes from: ``timm:NAME``, ``torchvision:NAME``, or ``file.py:function``."""
+
+from __future__ import annotations
+
+__all__ = ["ModelSource", "completed_preprocess", "load_source", "read_labels"]
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from onnxcam.contract import Preprocess
+from onnxcam.errors import MissingExtraError, ModelSourceError, OnnxCamError, nearest_names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """A model with what its library knows of it: input size [C, H, W], preprocessing, labels, licence."""
+
+    model: Any
+    name: str
+    input_size: tuple[int, int, int]
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+    license: str | None = None
+
+
+def load_source(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    pretrained: bool = True,
+    input_size: tuple[int, int, int] | None = None,
+) -> ModelSource:
+    """The model that ``spec`` names, in evaluation mode.
+
+    weights: a state dict to load instead of the library's own pretrained weights.
+    pretrained: whether timm and torchvision may load (and, on first use, fetch) their weights.
+    input_size: channels, height, width; needed where the library does not know it.
+
+    Raises `ModelSourceError` where ``spec`` or the weights cannot be found or used, and `MissingExtraError`
+    where the library is not installed.
+    """
+    from onnxcam.export import torch as module_export
+
+    kind, _, name = spec.partition(":")
+    pretrained = pretrained and weights is None
+    if kind in _LIBRARIES and name:
+        source = _LIBRARIES[kind](name, pretrained, input_size)
+    elif spec.rpartition(":")[0].endswith(".py"):
+        source = _from_file(spec, input_size)
+    elif spec.endswith(".py"):
+        raise ModelSourceError(f"'{spec}' names no function: write {spec}:make_model")
+    else:
+        raise ModelSourceError(f"'{spec}' is no model: write timm:NAME, torchvision:NAME, or path/to/file.py:function")
+    if weights is not None:
+        module_export.load_weights(source.model, weights)
+    source.model.eval()
+    return source
+
+
+def _from_timm(name: str, pretrained: bool, input_size: tuple[int, int, int] | None) -> ModelSource:
+    timm = _library("timm")
+    bare = name.partition(".")[0]
+    known = timm.list_models()
+    if bare not in known:
+        raise ModelSourceError(f"timm has no model '{name}'; {nearest_names(bare, known) or 'see timm.list_models()'}")
+    model = _build(lambda: timm.create_model(name, pretrained=pretrained), f"timm:{name}")
+    config = model.pretrained_cfg
+    size = tuple(input_size or config["input_size"])
+    squash = config.get("crop_mode") == "squash"
+    preprocess = Preprocess(
+        height=size[1],
+        width=size[2],
+        resize={"squash": "stretch", "border": "letterbox"}.get(config.get("crop_mode", "center"), "crop"),
+        crop_ratio=1.0 if squash else float(config.get("crop_pct") or 0.875),
+        interpolation=_interpolation(config.get("interpolation")),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    labels = None
+    if config.get("num_classes") == 1000 == model.num_classes:
+        names = timm.data.ImageNetInfo("imagenet-1k")
+        labels = tuple(names.index_to_description(i) for i in range(1000))
+    return ModelSource(
+        model=model,
+        name=f"timm:{name}",
+        input_size=size,
+        preprocess=preprocess,
+        labels=labels,
+        license=config.get("license"),
+    )
+
+
+def _from_torchvision(name: str, pretrained: bool, input_size: tuple[int, int, int] | None) -> ModelSource:
+    models = _library("torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ModelSourceError(
+            f"torchvision has no classifier '{name}'; {nearest_names(name, known) or 'see torchvision.models.list_models()'}"
+        )
+    weights = models.get_model_weights(name).DEFAULT
+    model = _build(lambda: models.get_model(name, weights=weights if pretrained else None), f"torchvision:{name}")
+    preset = weights.transforms()
+    height, width = (input_size or (3, preset.crop_size[0], preset.crop_size[0]))[1:]
+    return ModelSource(
+        model=model,
+        name=f"torchvision:{name}",
+        input_size=input_size or (3, height, width),
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            crop_ratio=preset.crop_size[0] / preset.resize_size[0],
+            interpolation=_interpolation(preset.interpolation.value),
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+        ),
+        labels=tuple(weights.meta["categories"]),
+        license="BSD-3-Clause",
+    )
+
+
+def _from_file(spec: str, input_size: tuple[int, int, int] | None) -> ModelSource:
+    file, _, function = spec.rpartition(":")
+    module = _module(Path(file))
+    make = getattr(module, function, None)
+    if not callable(make):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise ModelSourceError(f"'{file}' has no function '{function}'; {nearest_names(function, names)}".rstrip("; "))
+    preprocess = getattr(module, "PREPROCESS", None)
+    if input_size is None and preprocess is not None:
+        input_size = (len(preprocess.mean), preprocess.height, preprocess.width)
+    if input_size is None:
+        raise ModelSourceError(f"the input size of '{spec}' is not known: give --input-size CHANNELS,HEIGHT,WIDTH")
+    if preprocess is not None:
+        preprocess = replace(preprocess, height=input_size[1], width=input_size[2])
+    labels = getattr(module, "LABELS", None)
+    from onnxcam.export.torch import is_module
+
+    model = _build(make, spec)
+    if not is_module(model):
+        raise ModelSourceError(f"'{spec}' returned a {type(model).__name__}: it must return a torch.nn.Module")
+    return ModelSource(
+        model=model,
+        name=spec,
+        input_size=input_size,
+        preprocess=preprocess,
+        labels=None if labels is None else tuple(labels),
+    )
+
+
+_LIBRARIES: dict[str, Callable[[str, bool, tuple[int, int, int] | None], ModelSource]] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+}
+
+
+def _library(name: str) -> ModuleType:
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingExtraError(
+            f"models of {package} need {package}, which is not installed: pip install {package}"
+        ) from None
+    except RuntimeError as error:
+        raise ModelSourceError(
+            f"{package} cannot be imported: {error}; install the build that fits your torch"
+        ) from None
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelSourceError(f"the file '{path}' does not exist")
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.path.insert(0, str(path.resolve().parent))  # its own imports are found as if it were run
+    try:
+        found.loader.exec_module(module)
+    except OnnxCamError:
+        raise
+    except Exception as error:
+        raise ModelSourceError(f"'{path}' cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return module
+
+
+def _build(make: Callable[[], Any], spec: str) -> Any:
+    try:
+        return make()
+    except OnnxCamError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelSourceError(
+            f"'{spec}' cannot be built ({type(error).__name__}: {reason}): "
+            "if its weights could not be fetched, give a file with --weights, or take untrained ones with --no-pretrained"
+        ) from error
+
+
+def _interpolation(name: str | None) -> Any:
+    return name if name in {"nearest", "bilinear", "bicubic"} else "bilinear"
+
+
+def completed_preprocess(
+    source: ModelSource,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    resize: Any = None,
+    crop_ratio: float | None = None,
+) -> Preprocess | None:
+    """What the user says over what the library knows; None where neither says how values are scaled.
+
+    Raises `ModelSourceError` where mean and std do not fit the model's channels.
+    """
+    channels, height, width = source.input_size
+    known = source.preprocess
+    if known is None:
+        if mean is None or std is None:
+            if mean or std or resize or crop_ratio:
+                raise ModelSourceError("the preprocessing of this model is not known: give both --mean and --std")
+            return None
+        known = Preprocess(height=height, width=width, resize="stretch", color="gray" if channels == 1 else "rgb")
+    given = {"mean": mean, "std": std, "resize": resize, "crop_ratio": crop_ratio}
+    known = replace(known, **{key: value for key, value in given.items() if value is not None})
+    for name, values in (("mean", known.mean), ("std", known.std)):
+        if len(values) != channels:
+            raise ModelSourceError(
+                f"--{name} has {len(values)} values and the model takes {channels} channels: give one each"
+            )
+    if min(known.std) <= 0:
+        raise ModelSourceError("--std must be above 0 for each channel")
+    return known
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names in a text file, one a line. Raises `ModelSourceError` where it cannot be read."""
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelSourceError(f"the labels '{path}' cannot be read: {error}") from None

@@ -1,0 +1,340 @@
+"""PyTorch: the layers of a module, its ONNX graph with the target caught, and autograd as the reference.
+
+The only file that imports torch.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "Layer",
+    "Reference",
+    "TorchExport",
+    "default_layer",
+    "export_module",
+    "layers",
+    "load_weights",
+    "random_example",
+    "reference",
+]
+
+import contextlib
+import io
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcam.errors import ExportError, LayerError, MissingExtraError, ModelSourceError, nearest_names
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError as error:
+    raise MissingExtraError(
+        'exporting a PyTorch model needs torch, which is not installed: pip install "onnxcam[torch]"'
+    ) from error
+
+OPSET = 18
+_SQUASHING = frozenset({"SoftmaxBackward0", "LogSoftmaxBackward0", "SigmoidBackward0"})
+_POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """A module seen in one forward pass: its path, class, output shape, and how the score depends on it.
+
+    leads_to_score: whether dy/dA is not zero everywhere.
+    aliases: other modules that give the very same tensor, such as ``layer4.2`` for ``layer4``.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    leads_to_score: bool
+    pools: bool
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the output is [N, C, h, w] with more than one place."""
+        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchExport:
+    """A module's graph: ``output`` the class scores, ``targets`` the feature map of each layer asked for."""
+
+    model: ir.Model
+    output: ir.Value
+    targets: tuple[ir.Value, ...]
+    dynamic_batch: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """What torch's autograd says for a batch and a class per image; all arrays float32."""
+
+    output: np.ndarray
+    activations: tuple[np.ndarray, ...]
+    gradients: tuple[np.ndarray, ...]
+
+
+class _Tap(nn.Module):
+    """A model that also returns the outputs of some of its layers.
+
+    The layer's output is caught before anything after it can change it in place (``ReLU(inplace=True)``,
+    ``out += x``): what goes on through the model is a copy. Of a module that runs more than once, the last run
+    counts.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = tuple(names)
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        caught: dict[str, torch.Tensor] = {}
+
+        def catch(name: str) -> Any:
+            def hook(_module: nn.Module, _inputs: object, output: object) -> torch.Tensor:
+                if not isinstance(output, torch.Tensor):
+                    raise LayerError(f"layer '{name}' returns a {type(output).__name__}, not a tensor: choose another")
+                caught[name] = output
+                return output.clone()
+
+            return hook
+
+        modules = dict(self.model.named_modules())
+        handles = [modules[name].register_forward_hook(catch(name)) for name in self.names if name != INPUT]
+        if INPUT in self.names:
+            caught[INPUT] = image
+            image = image.clone()
+        try:
+            output = self.model(image)
+        finally:
+            for handle in handles:
+                handle.remove()
+        unseen = [name for name in self.names if name not in caught]
+        if unseen:
+            raise LayerError(
+                f"layer '{unseen[0]}' does not run in the forward pass: choose one that 'onnxcam layers' lists"
+            )
+        return (_scores(output), *(caught[name] for name in self.names))
+
+
+INPUT = "input"
+"""The name under which the picture itself can be a target."""
+
+
+def layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
+    """The modules of ``model`` that give a tensor, in the order in which they finish, equal ones merged."""
+    modules = {name: module for name, module in model.named_modules() if name}
+    seen: dict[str, torch.Tensor] = {}
+    root: dict[str, str] = {}
+    made_by: dict[tuple[int, int], str] = {}  # by tensor and version: what changes it in place makes another map
+    kept: list[torch.Tensor] = []  # holds the tensors, so that no id is used twice
+
+    def record(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> torch.Tensor | None:
+            if not isinstance(output, torch.Tensor) or not output.is_floating_point():
+                return None
+            copy = output.clone()
+            kept.append(copy)
+            root[name] = made_by[id(copy), copy._version] = made_by.get((id(output), output._version), name)
+            seen[name] = copy
+            return copy
+
+        return hook
+
+    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
+    try:
+        with _evaluating(model):
+            score = _scores(model(example.detach().clone().requires_grad_())).max(dim=1).values.sum()
+            grads = torch.autograd.grad(score, list(seen.values()), allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    leads = {name for name, g in zip(seen, grads, strict=True) if g is not None and bool(g.abs().max() > 0)}
+    groups: dict[str, list[str]] = {}
+    for name in seen:
+        groups.setdefault(root[name], []).append(name)
+    found = []
+    for maker, members in groups.items():
+        name, *aliases = sorted(members, key=lambda member: (member.count("."), len(member)))
+        found.append(
+            Layer(
+                name=name,
+                kind=type(modules[name]).__name__,
+                shape=tuple(seen[name].shape),
+                leads_to_score=not leads.isdisjoint(members),
+                pools=isinstance(modules.get(maker), _POOLS),
+                aliases=tuple(aliases),
+            )
+        )
+    return found
+
+
+def default_layer(found: Sequence[Layer]) -> Layer:
+    """The last layer that still has spatial extent and leads to the score; average pools are passed over.
+
+    Raises `LayerError` where there is none.
+    """
+    fit = [layer for layer in found if layer.spatial and layer.leads_to_score and not layer.pools]
+    if not fit:
+        raise LayerError(
+            "no layer of this model gives a feature map [N, C, h, w] that leads to the score: name one with --layer"
+        )
+    return fit[-1]
+
+
+def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str]) -> TorchExport:
+    """The graph of ``model`` at opset 18 with the outputs of the layers ``names`` caught.
+
+    The batch is dynamic where torch can export it so, else fixed to that of ``example``.
+    Raises `LayerError` for an unknown layer and `ExportError` where torch cannot export the model.
+    """
+    _check_names(model, names)
+    tap = _Tap(model, names)
+    with _evaluating(model), _quiet():
+        tap.train(False)
+        reasons = []
+        for dynamic in (True, False):
+            shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+            try:
+                program = torch.onnx.export(
+                    tap,
+                    (example.detach(),),
+                    dynamo=True,
+                    opset_version=OPSET,
+                    dynamic_shapes=shapes,
+                    input_names=["image"],
+                    output_names=["logits", *(f"target_{k}" for k in range(len(names)))],
+                    verbose=False,
+                )
+            except torch.onnx.errors.OnnxExporterError as error:
+                reasons.append(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+                continue
+            assert program is not None
+            graph = program.model.graph
+            output, *targets = graph.outputs
+            del graph.outputs[1:]
+            return TorchExport(model=program.model, output=output, targets=tuple(targets), dynamic_batch=dynamic)
+    raise ExportError(f"torch cannot export this model to ONNX: {reasons[-1]}")
+
+
+def reference(model: nn.Module, example: torch.Tensor, names: Sequence[str], classes: Sequence[int]) -> Reference:
+    """The scores of ``example``, the feature maps of the layers ``names``, and dy^c/dA by torch's autograd.
+
+    classes: the class explained in each image.
+    """
+    _check_names(model, names)
+    with _evaluating(model):
+        output, *maps = _Tap(model, names)(example.detach().clone().requires_grad_())
+        scores = _before_squashing(output)
+        one_hot = nn.functional.one_hot(torch.tensor(classes), output.shape[1]).to(output.dtype)
+        grads = torch.autograd.grad(scores, maps, one_hot, allow_unused=True)
+    unused = [name for name, g in zip(names, grads, strict=True) if g is None]
+    if unused:
+        raise LayerError(f"layer '{unused[0]}' is not on the way to the score: choose one that 'onnxcam layers' lists")
+    return Reference(
+        output=output.detach().numpy(),
+        activations=tuple(a.detach().numpy() for a in maps),
+        gradients=tuple(g.numpy() for g in grads if g is not None),
+    )
+
+
+def random_example(size: Sequence[int], *, batch: int = 2, seed: int = 0) -> torch.Tensor:
+    """A batch of standard normal pictures [batch, *size] from a seeded generator."""
+    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load the state dict in ``path`` (``weights_only=True``: no code in it runs) into ``model``, strictly.
+
+    Dictionaries that keep it under ``state_dict`` or ``model`` and names that begin with ``module.`` are understood.
+    Raises `ModelSourceError` where the file is no state dict or does not fit.
+    """
+    if not path.is_file():
+        raise ModelSourceError(f"the weights '{path}' do not exist: check --weights")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise ModelSourceError(f"'{path}' holds no weights that can be read safely: {reason}") from None
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
+        raise ModelSourceError(f"'{path}' holds no state dict (names and tensors): save model.state_dict()")
+    weights = {str(key).removeprefix("module."): value for key, value in content.items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelSourceError(f"the weights '{path}' do not fit the model: {reason}") from None
+
+
+def is_module(value: object) -> bool:
+    """Whether ``value`` is a PyTorch module."""
+    return isinstance(value, nn.Module)
+
+
+def _scores(output: object) -> torch.Tensor:
+    """The class scores among what a model returned."""
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        what = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+        raise ExportError(
+            f"the model returns {what}, and a classifier returns one tensor [N, classes]: wrap it so that it does"
+        )
+    return output
+
+
+def _before_squashing(output: torch.Tensor) -> torch.Tensor | torch.autograd.graph.GradientEdge:
+    """``output``, or where a softmax or sigmoid made it, the scores that went into that."""
+    node = output.grad_fn
+    if node is None or type(node).__name__ not in _SQUASHING:
+        return output
+    return torch.autograd.graph.GradientEdge(*node.next_functions[0])
+
+
+def _check_names(model: nn.Module, names: Sequence[str]) -> None:
+    known = [name for name, _ in model.named_modules() if name] + [INPUT]
+    for name in names:
+        if name not in known:
+            hint = nearest_names(name, known) or "'onnxcam layers' lists those there are"
+            raise LayerError(f"the model has no layer '{name}'; {hint}")
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients on, restored afterwards, module by module."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress lines, log records or deprecation warnings of the exporter's own parts."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
