@@ -1,3 +1,52 @@
-"""onnxcam: the answer and its explanation in one pass of ONNX Runtime."""
+"""onnxcam: the answer and its explanation in one pass of ONNX Runtime.
+
+`load` runs an artifact and needs neither torch nor onnx; `export` makes one from a PyTorch model, `verify` checks
+one, and `autodiff` differentiates ONNX graphs. Each is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CamModel",
+    "Explanation",
+    "Preprocess",
+    "__version__",
+    "autodiff",
+    "contract",
+    "errors",
+    "export",
+    "load",
+    "methods",
+    "verify",
+]
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnxcam import contract, errors
+from onnxcam.contract import Preprocess
+
+if TYPE_CHECKING:
+    from onnxcam import autodiff
+    from onnxcam.exporter import export, verify
+    from onnxcam.methods import methods
+    from onnxcam.runtime import CamModel, Explanation, load
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "CamModel": "onnxcam.runtime",
+    "Explanation": "onnxcam.runtime",
+    "load": "onnxcam.runtime",
+    "export": "onnxcam.exporter",
+    "verify": "onnxcam.exporter",
+    "methods": "onnxcam.methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "autodiff":
+        return import_module("onnxcam.autodiff")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxcam' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

@@ -90,9 +90,9 @@ def export(
       onnxcam export path/to/file.py:make_model --input-size 3,224,224 -o mine.cam.onnx
     """
     from onnxcam.errors import OutputError
-    from onnxcam.export import export as export_model
-    from onnxcam.export.sources import completed_preprocess, load_source, read_labels
-    from onnxcam.export.torch import random_example
+    from onnxcam.exporter import export as export_model
+    from onnxcam.exporter.sources import completed_preprocess, load_source, read_labels
+    from onnxcam.exporter.torch import random_example
 
     path = output or Path(f"{_stem(model)}.cam.onnx")
     if path.exists() and not overwrite:

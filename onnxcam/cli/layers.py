@@ -26,8 +26,8 @@ def layers(
       onnxcam layers timm:resnet18
       onnxcam layers path/to/file.py:make_model --input-size 3,224,224
     """
-    from onnxcam.export.sources import load_source
-    from onnxcam.export.torch import default_layer, layers, random_example
+    from onnxcam.exporter.sources import load_source
+    from onnxcam.exporter.torch import default_layer, layers, random_example
 
     source = load_source(model, weights=weights, pretrained=False, input_size=input_size)
     found = layers(source.model, random_example(source.input_size))

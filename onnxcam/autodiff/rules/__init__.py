@@ -1,5 +1,5 @@
 """The derivative rules, in modules by kind. Importing this package registers them all."""
 
-from onnxcam.autodiff.rules import elementwise
+from onnxcam.autodiff.rules import convolution, elementwise, movement, pooling
 
-__all__ = ["elementwise"]
+__all__ = ["convolution", "elementwise", "movement", "pooling"]

@@ -20,17 +20,29 @@ _BEFORE_FIRST: Final = -(2**31)
 class Window:
     """How a window slides along one spatial axis of x.
 
-    size, count: the length of x and of y along the axis; None where it is not known when the graph is built.
+    size: the length of x along the axis; None where it is not known when the graph is built.
     begin, end: the padding; None where it depends on an unknown size (auto_pad SAME).
+    ceil: a last window that reaches beyond the padding counts too; None where runtimes differ.
     """
 
     size: int | None
-    count: int | None
     kernel: int
     stride: int
     dilation: int
     begin: int | None
     end: int | None
+    ceil: bool | None = False
+
+    @property
+    def count(self) -> int | None:
+        """The length of y along the axis, if known. (onnx 1.23 infers one too many for some ``ceil_mode``.)"""
+        if self.size is None or self.begin is None or self.end is None or self.ceil is None:
+            return None
+        room = self.begin + self.size + self.end - self.extent
+        if not self.ceil:
+            return room // self.stride + 1
+        last = -(-room // self.stride)
+        return last if last * self.stride >= self.begin + self.size else last + 1  # none may start behind x
 
     @property
     def extent(self) -> int:
@@ -43,24 +55,27 @@ class Window:
 
         Negative where the last positions of x are read by no window.
         """
-        if self.size is None or self.count is None or self.begin is None:
+        count = self.count
+        if self.size is None or count is None or self.begin is None:
             return None
-        return (self.count - 1) * self.stride + self.extent - self.size - self.begin
+        return (count - 1) * self.stride + self.extent - self.size - self.begin
 
 
-def windows(at: Site, x: ir.Value, y: ir.Value, kernel: Sequence[int]) -> list[Window]:
-    """The windows of a convolution or pool from x to y, one for each spatial axis."""
+def windows(at: Site, x: ir.Value, kernel: Sequence[int]) -> list[Window]:
+    """The windows of a convolution or pool over x, one for each spatial axis."""
     rank = len(kernel)
     strides = at.attribute("strides", [1] * rank)
     dilations = at.attribute("dilations", [1] * rank)
     pads = at.attribute("pads", [0] * (2 * rank))
     auto_pad = at.attribute("auto_pad", "NOTSET")
-    sizes, counts = _spatial(x, rank), _spatial(y, rank)
+    ceil_mode = bool(at.attribute("ceil_mode", 0))
+    ceil = None if ceil_mode and auto_pad == "VALID" else ceil_mode and auto_pad in ("", "NOTSET")
+    sizes = _spatial(x, rank)
     found = []
     for i in range(rank):
         extent = dilations[i] * (kernel[i] - 1) + 1
         begin, end = _padding(auto_pad, sizes[i], strides[i], extent, (pads[i], pads[i + rank]))
-        found.append(Window(sizes[i], counts[i], kernel[i], strides[i], dilations[i], begin, end))
+        found.append(Window(sizes[i], kernel[i], strides[i], dilations[i], begin, end, ceil))
     return found
 
 
@@ -171,9 +186,9 @@ def _by_conv_transpose(
 
 @rule("Conv", versions=(11, 22), inputs=(0, 1, 2))
 def conv(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    x, w, (y,) = at.input(0), at.input(1), at.y
+    x, w = at.input(0), at.input(1)
     group, kernel = at.attribute("group", 1), _kernel(at, w)
-    along = windows(at, x, y, kernel)
+    along = windows(at, x, kernel)
     return (
         lambda: correlation_adjoint(
             at, dy, w, along, x=x, group=group, mirrored=lambda: _mirrored(at, w, kernel, group)
@@ -216,9 +231,7 @@ def _mirrored(at: Site, w: ir.Value, kernel: Sequence[int], group: int) -> ir.Va
     return w
 
 
-def _weight_adjoint(
-    at: Site, dy: ir.Value, x: ir.Value, w: ir.Value, along: Sequence[Window], group: int
-) -> ir.Value:
+def _weight_adjoint(at: Site, dy: ir.Value, x: ir.Value, w: ir.Value, along: Sequence[Window], group: int) -> ir.Value:
     """``dw = Conv(x, dy)`` with batch and channels swapped, and strides and dilations too."""
     rank = len(along)
     spatial = list(range(2, 2 + rank))
@@ -275,7 +288,7 @@ def conv_transpose(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
         inner = dy
         if min(crop) < 0:  # negative padding made y longer than the windows reach
             inner = at.op.Pad(dy, [0, 0, *crop[:rank], 0, 0, *crop[rank:]])
-        dx = at.op.Conv(
+        found: ir.Value = at.op.Conv(
             inner,
             w,
             kernel_shape=kernel,
@@ -284,9 +297,6 @@ def conv_transpose(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
             pads=[max(p, 0) for p in pads],
             group=at.attribute("group", 1),
         )
-        if any(m >= s for m, s in zip(more, strides, strict=True)):
-            dx = at.op.Slice(dx, [0] * rank, at.op.Shape(x, start=2), list(range(2, 2 + rank)))
-        found: ir.Value = dx
         return found
 
     return (dx,)

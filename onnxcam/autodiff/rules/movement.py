@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["restore", "scatter_add", "zeros"]
+__all__ = ["number", "restore", "scatter_add", "zeros"]
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import onnx_ir as ir
 
 from onnxcam.autodiff.registry import ALL, Adjoint, Site, rule, static_shape
+
+_UNBOUNDED: Final = 2**31 - 1
+"""An ``ends`` of Slice that stands for the end of any axis."""
 
 
 def restore(at: Site, dy: ir.Value, x: ir.Value) -> ir.Value:
@@ -25,9 +30,15 @@ def restore(at: Site, dy: ir.Value, x: ir.Value) -> ir.Value:
     return dx
 
 
+def number(at: Site, value: float, like: ir.Value) -> ir.Value | float:
+    """``value`` as an operand of the type of ``like``."""
+    typed: ir.Value | float = value if like.dtype == ir.DataType.FLOAT else at.op.CastLike(value, like)
+    return typed
+
+
 def zeros(at: Site, like: ir.Value) -> ir.Value:
     """Zeros of the type and shape of ``like``."""
-    made: ir.Value = at.op.Expand(at.op.CastLike(0.0, like), at.op.Shape(like))
+    made: ir.Value = at.op.Expand(number(at, 0.0, like), at.shape(like))
     return made
 
 
@@ -40,7 +51,9 @@ def scatter_add(at: Site, dy: ir.Value, source: ir.Value, x: ir.Value) -> ir.Val
     updates = at.op.Reshape(dy, [-1])
     if half:
         updates = at.op.Cast(updates, to=ir.DataType.FLOAT)
-    flat = at.op.Expand(at.op.CastLike(0.0, updates), at.op.Reshape(at.op.Size(x), [1]))
+    zero = 0.0 if half else number(at, 0.0, x)
+    shape = static_shape(x)
+    flat = at.op.Expand(zero, at.op.Reshape(at.op.Size(x), [1]) if shape is None else [math.prod(shape)])
     dx = at.op.ScatterElements(flat, at.op.Reshape(source, [-1]), updates, axis=0, reduction="add")
     return restore(at, at.op.CastLike(dx, dy) if half else dx, x)
 
@@ -124,75 +137,87 @@ def split(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint]:
     sizes = [_length(y, axis) for y in at.y]
 
     def dx() -> ir.Value:
-        present = [i for i, dy in enumerate(dys) if dy is not None]
+        (first, only), *others = [(i, dy) for i, dy in enumerate(dys) if dy is not None]
         known = [size for size in sizes if size is not None]
-        found: ir.Value
-        if len(present) == 1 and len(known) == len(sizes):
-            (i,) = present
-            return _pad(at, dys[i], {axis: (sum(known[:i]), sum(known[i + 1 :]))})
-        found = at.op.Concat(*(zeros(at, y) if dy is None else dy for dy, y in zip(dys, at.y, strict=True)), axis=axis)
-        return found
+        if not others and len(known) == len(sizes):
+            return _pad(at, only, {axis: (sum(known[:first]), sum(known[first + 1 :]))}, at.rank(at.input(0)))
+        parts = [zeros(at, y) if dy is None else dy for dy, y in zip(dys, at.y, strict=True)]
+        joined: ir.Value = at.op.Concat(*parts, axis=axis)
+        return joined
 
     return (dx,)
 
 
 @rule("Slice", versions=(13,))
 def slice_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    return (lambda: _slice_static(at, dy) or _slice_dynamic(at, dy),)
+    bounds = [at.optional(i) for i in range(1, 5)]
+
+    def dx() -> ir.Value:
+        found = _uncut(at, dy)
+        return _trace(at, dy, lambda positions: at.op.Slice(positions, *bounds)) if found is None else found
+
+    return (dx,)
 
 
-def _slice_static(at: Site, dy: ir.Value) -> ir.Value | None:
-    """The adjoint in at most five cheap nodes, where what is cut is known when the graph is built."""
-    x = at.input(0)
+def _uncut(at: Site, dy: ir.Value) -> ir.Value | None:
+    """The adjoint of a Slice in a few cheap nodes, or None where too little is known when the graph is built."""
+    x, cuts = at.input(0), _cuts(at)
+    if cuts is None:
+        return None
+    picked = {axis: range(*cut.indices(size)) for axis, cut in cuts.items() if (size := _length(x, axis)) is not None}
+    if len(picked) == len(cuts):
+        return _spread(at, dy, picked)
+    if any(cut.step != 1 for cut in cuts.values()):
+        return None
+    axes, starts = list(cuts), [int(cut.start) for cut in cuts.values()]
+    sizes, taken = at.op.Gather(at.op.Shape(x), axes), at.op.Gather(at.op.Shape(dy), axes)
+    before = starts
+    if min(starts) < 0:
+        from_end = at.op.Mul(sizes, [int(start < 0) for start in starts])
+        before = at.op.Max(at.op.Add(from_end, starts), [0])
+    after = at.op.Sub(at.op.Sub(sizes, taken), before)
+    dx: ir.Value = at.op.Pad(dy, at.op.Concat(before, after, axis=0), None, axes)
+    return dx
+
+
+def _cuts(at: Site) -> dict[int, slice] | None:
+    """What a Slice takes of each axis that it does not take whole, if known when the graph is built."""
     starts, ends = at.constant(at.input(1)), at.constant(at.input(2))
     if starts is None or ends is None:
         return None
-    axes = at.constant(at.optional(3)) if at.optional(3) else list(range(len(starts)))
-    steps = at.constant(at.optional(4)) if at.optional(4) else [1] * len(starts)
+    axes = list(range(len(starts))) if at.optional(3) is None else at.constant(at.optional(3))
+    steps = [1] * len(starts) if at.optional(4) is None else at.constant(at.optional(4))
     if axes is None or steps is None:
         return None
-    axes = at.axes(axes, at.rank(x))
-    taken = {}
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        size = _length(x, axis)
-        if size is None:
-            return None
-        taken[axis] = range(*slice(start, end, step).indices(size))
-    backwards = [axis for axis, picked in taken.items() if picked.step < 0]
-    strides = {axis: abs(picked.step) for axis, picked in taken.items() if abs(picked.step) > 1}
-    if strides and (merged := _merged(x, taken, strides)) is None:
+    cuts = zip(at.axes(axes, at.rank(at.input(0))), map(slice, starts, ends, steps), strict=True)
+    return {axis: cut for axis, cut in cuts if cut.start != 0 or cut.step != 1 or cut.stop < _UNBOUNDED}
+
+
+def _spread(at: Site, dy: ir.Value, picked: dict[int, range]) -> ir.Value | None:
+    """``dy`` back at the positions ``picked`` along each axis, zeros between and around."""
+    x = at.input(0)
+    steps = {axis: abs(positions.step) for axis, positions in sorted(picked.items()) if abs(positions.step) > 1}
+    merged: list[int] = []
+    for axis in range(at.rank(x)):
+        length = len(picked[axis]) if axis in picked else _length(x, axis)
+        dim = 0 if steps and axis < min(steps) else -1  # a dimension that is not known: copied, or what remains
+        merged.append(dim if length is None else length * steps.get(axis, 1))
+    if steps and merged.count(-1) > 1:
         return None
+    backwards = [axis for axis, positions in picked.items() if positions.step < 0]
     if backwards:
         count = len(backwards)
-        dy = at.op.Slice(dy, [-1] * count, [-(2**31)] * count, backwards, [-1] * count)
-    if strides:  # behind every element, as many zeros as the step skips
-        behind = [axis + 1 + i for i, axis in enumerate(sorted(strides))]
-        dy = at.op.Unsqueeze(dy, behind)
-        dy = _pad(at, dy, {axis: (0, strides[of] - 1) for axis, of in zip(behind, sorted(strides), strict=True)}, at.rank(x) + len(behind))
+        dy = at.op.Slice(dy, [-1] * count, [-_UNBOUNDED] * count, backwards, [-1] * count)
+    if steps:  # behind every element as many zeros as its step skips
+        behind = [axis + 1 + i for i, axis in enumerate(steps)]
+        skipped = {axis: (0, step - 1) for axis, step in zip(behind, steps.values(), strict=True)}
+        dy = _pad(at, at.op.Unsqueeze(dy, behind), skipped, at.rank(x) + len(behind))
         dy = at.op.Reshape(dy, merged)
-    pads = {}
-    for axis, picked in taken.items():
-        first = min(picked[0], picked[-1]) if picked else 0
-        size = _length(x, axis) or 0
-        pads[axis] = first, size - first - len(picked) * abs(picked.step)
-    return _pad(at, dy, pads)
-
-
-def _merged(x: ir.Value, taken: dict[int, range], strides: dict[int, int]) -> list[int] | None:
-    """The target of the Reshape that merges each strided axis with its zeros, or None where it needs a Shape."""
-    dims: list[int] = []
-    for axis in range(0 if x.shape is None else len(x.shape)):
-        size = len(taken[axis]) if axis in taken else _length(x, axis)
-        if size is not None:
-            dims.append(size * strides.get(axis, 1))
-        else:
-            dims.append(0 if axis < min(strides) else -1)
-    return dims if dims.count(-1) <= 1 else None
-
-
-def _slice_dynamic(at: Site, dy: ir.Value) -> ir.Value:
-    bounds = [at.optional(i) for i in range(1, 5)]
-    return _trace(at, dy, lambda positions: at.op.Slice(positions, *bounds))
+    around = {}
+    for axis, positions in picked.items():
+        first = min(positions[0], positions[-1]) if positions else 0
+        around[axis] = first, (_length(x, axis) or 0) - first - len(positions) * abs(positions.step)
+    return _pad(at, dy, around, at.rank(x))
 
 
 @rule("Pad", versions=(13, 18, 19, 21, 23, 24, 25))
@@ -206,12 +231,10 @@ def pad(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: _trace(at, dy, lambda positions: at.op.Pad(positions, pads, *extra, mode=mode)),)
 
 
-def _pad(at: Site, value: ir.Value | None, pads: dict[int, tuple[int, int]], rank: int | None = None) -> ir.Value:
-    """``value`` with zeros before and behind on some axes (cut where negative)."""
-    if value is None or not any(before or behind for before, behind in pads.values()):
-        assert value is not None
+def _pad(at: Site, value: ir.Value, pads: dict[int, tuple[int, int]], rank: int) -> ir.Value:
+    """``value``, of ``rank`` axes, with zeros before and behind on some of them (cut where negative)."""
+    if not any(before or behind for before, behind in pads.values()):
         return value
-    rank = at.rank(at.input(0)) if rank is None else rank
     padded: ir.Value = at.op.Pad(value, [pads.get(axis, (0, 0))[side] for side in (0, 1) for axis in range(rank)])
     return padded
 
@@ -227,8 +250,12 @@ def gather(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
     def dx() -> ir.Value:
         if isinstance(index, int) and size is not None:
-            first = index % size
-            return _pad(at, at.op.Unsqueeze(dy, [axis]), {axis: (first, size - first - 1)})
+            dy_kept, block = at.op.Unsqueeze(dy, [axis]), [index % size]
+        else:
+            flat = isinstance(index, list) and bool(index) and isinstance(index[0], int) and size
+            dy_kept, block = dy, [i % size for i in index] if flat else []
+        if block and block == list(range(block[0], block[0] + len(block))):
+            return _pad(at, dy_kept, {axis: (block[0], size - block[-1] - 1)}, at.rank(x))
         return _trace(at, dy, lambda positions: at.op.Gather(positions, indices, axis=axis))
 
     return (dx,)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
 from onnxcam.autodiff.rules.convolution import Window, correlation_adjoint, windows
-from onnxcam.autodiff.rules.movement import restore, scatter_add
+from onnxcam.autodiff.rules.movement import number, restore, scatter_add
 
 
 @rule("GlobalAveragePool", versions=(1, 22))
@@ -48,9 +48,7 @@ def global_max_pool(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 @rule("MaxPool", versions=(12, 22))
 def max_pool(at: Site, dy: ir.Value, _: ir.Value | None = None) -> Sequence[Adjoint]:
     x = at.input(0)
-    attributes = {
-        name: attribute.value for name, attribute in at.node.attributes.items() if name != "storage_order"
-    }
+    attributes = {name: attribute.value for name, attribute in at.node.attributes.items() if name != "storage_order"}
 
     def dx() -> ir.Value:  # the forward node stays without Indices: they would slow it several times
         _, source = at.op.MaxPool(x, **attributes, _outputs=2)
@@ -61,7 +59,63 @@ def max_pool(at: Site, dy: ir.Value, _: ir.Value | None = None) -> Sequence[Adjo
 
 @rule("AveragePool", versions=(11, 19, 22))
 def average_pool(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    x, (y,) = at.input(0), at.y
+    x = at.input(0)
     kernel = [int(k) for k in at.attribute("kernel_shape", ())]
-    along = windows(at, x, y, kernel)
+    along = windows(at, x, kernel)
     return (lambda: _average_pool_adjoint(at, dy, x, kernel, along),)
+
+
+def _average_pool_adjoint(
+    at: Site, dy: ir.Value, x: ir.Value, kernel: Sequence[int], along: Sequence[Window]
+) -> ir.Value:
+    """Every y gives 1/div to each x in its window: of K positions that is K/div, spread by a kernel of 1/K."""
+    whole = math.prod(kernel)
+    ceil_mode = at.attribute("ceil_mode", 0)
+    inside = all(a.begin == 0 and (a.end == 0 and not ceil_mode if a.reach is None else a.reach <= 0) for a in along)
+    dx: ir.Value
+    if inside and all(a.kernel == a.stride and a.dilation == 1 and a.size and a.count for a in along):
+        return _tile(at, at.op.Mul(dy, 1.0 / whole), along)
+    share = at.op.Expand(number(at, 1.0 / whole, dy), [1, 1, *kernel])
+    if not inside and (ceil_mode or not at.attribute("count_include_pad", 0)):
+        dy = _over_divisor(at, dy, x, along)
+    pads = [a.extent - 1 - (a.begin or 0) for a in along] + [a.extent - 1 - (a.end or 0) for a in along]
+    if all(a.stride == a.dilation == 1 and a.begin is not None for a in along) and min(pads) >= 0:
+        dx = at.op.AveragePool(dy, kernel_shape=kernel, pads=pads, count_include_pad=1)
+        return dx
+    planes = at.op.Reshape(dy, at.op.Concat([-1, 1], at.op.Shape(dy, start=2), axis=0))
+    return restore(at, correlation_adjoint(at, planes, share, along, x=x, mirrored=lambda: share), x)
+
+
+def _tile(at: Site, dy: ir.Value, along: Sequence[Window]) -> ir.Value:
+    """Each value of ``dy`` over its whole window, where windows lie side by side; zeros where no window lies."""
+    counts = [(a.count or 0) for a in along]
+    apart = at.op.Reshape(dy, [0, 0, *(n for count in counts for n in (count, 1))])
+    tiled = at.op.Expand(apart, [1, 1, *(n for a in along for n in (1, a.kernel))])
+    dx: ir.Value = at.op.Reshape(tiled, [0, 0, *(count * a.kernel for count, a in zip(counts, along, strict=True))])
+    rest = [-(a.reach or 0) for a in along]
+    if any(rest):
+        dx = at.op.Pad(dx, [0] * (4 + len(along)) + rest)
+    return dx
+
+
+def _over_divisor(at: Site, dy: ir.Value, x: ir.Value, along: Sequence[Window]) -> ir.Value:
+    """``dy · K/div``, with each window's div as the runtime at hand counts it: the pool of ones.
+
+    The factor depends on the sizes alone: where those are static it is folded when a session loads the model.
+    """
+    attributes = {name: attribute.value for name, attribute in at.node.attributes.items()}
+    padded = attributes.pop("count_include_pad", 0)
+    sizes = [a.size for a in along if a.size is not None]
+    shape = [1, 1, *sizes] if len(sizes) == len(along) else at.op.Concat([1, 1], at.op.Shape(x, start=2), axis=0)
+    ones = at.op.Expand(number(at, 1.0, dy), shape)
+    scaled: ir.Value
+    if not attributes.get("ceil_mode", 0):
+        scaled = at.op.Div(dy, at.op.AveragePool(ones, **attributes, count_include_pad=1))
+        return scaled
+    # Runtimes count the positions behind the padding in two ways; LpPool sums, and so does not count at all.
+    share = at.op.Expand(number(at, 1.0 / math.prod(a.kernel for a in along), dy), shape)
+    inside = at.op.LpPool(share, **attributes, p=1)
+    if padded:
+        inside = at.op.Div(inside, at.op.AveragePool(ones, **attributes, count_include_pad=1))
+    scaled = at.op.Div(dy, inside)
+    return scaled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArtifactOptions", "add_explanation", "describe", "drop_outputs", "write_model"]
+__all__ = ["ArtifactOptions", "add_explanation", "cpu_session", "describe", "drop_outputs", "halve_storage", "write_model"]
 
 import os
 import tempfile
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+import onnxruntime as ort
 from onnxscript import OpBuilder
 
 import onnxcam
@@ -31,8 +33,12 @@ from onnxcam.contract import (
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError, OutputError
-from onnxcam.export.score import explained_class, find_class_score, find_head, seed
+from onnxcam.exporter.score import explained_class, find_class_score, find_head, seed
 from onnxcam.methods import Method, Site, find_method
+
+
+_WORTH_HALVING = 256
+"""Elements from which a weight is stored in half precision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +88,8 @@ def add_explanation(
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
+    for node in list(graph)[forward:]:
+        node.metadata_props.clear()
     info = ArtifactInfo(
         onnxcam=onnxcam.__version__,
         image_input=graph.inputs[0].name or "",
@@ -112,6 +120,25 @@ def drop_outputs(model: ir.Model, names: Sequence[str]) -> None:
     describe(model, replace(info, nodes=nodes))
 
 
+def halve_storage(model: ir.Model) -> None:
+    """Store the large float32 weights as float16, each behind a Cast that a session folds when it loads."""
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _WORTH_HALVING or value.is_graph_input():
+            continue
+        name = value.name
+        uses = list(value.uses())
+        value.name = f"{name}.float16"
+        half = tensor.numpy().astype(np.float16)
+        value.const_value, value.dtype = ir.tensor(half, name=value.name), ir.DataType.FLOAT16
+        wide = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+        cast = ir.Node("", "Cast", [value], attributes=[ir.AttrInt64("to", ir.DataType.FLOAT)], outputs=[wide])
+        for node, index in uses:
+            node.replace_input_with(index, wide)
+        graph.insert_before(graph[0], cast)
+
+
 def describe(model: ir.Model, info: ArtifactInfo) -> None:
     """Write ``info`` into the model's metadata."""
     model.metadata_props[METADATA_KEY] = info.to_json()
@@ -133,6 +160,14 @@ def write_model(model: ir.Model, path: Path) -> None:
         raise OutputError(f"cannot write '{path}': {error.strerror or error}") from None
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def cpu_session(model: ir.Model) -> ort.InferenceSession:
+    """``model`` in ONNX Runtime on the CPU, with threads that do not spin: others work in this process."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _umask() -> int:

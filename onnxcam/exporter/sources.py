@@ -45,7 +45,7 @@ def load_source(
     Raises `ModelSourceError` where ``spec`` or the weights cannot be found or used, and `MissingExtraError`
     where the library is not installed.
     """
-    from onnxcam.export import torch as module_export
+    from onnxcam.exporter import torch as module_export
 
     kind, _, name = spec.partition(":")
     pretrained = pretrained and weights is None
@@ -139,7 +139,7 @@ def _from_file(spec: str, input_size: tuple[int, int, int] | None) -> ModelSourc
     if preprocess is not None:
         preprocess = replace(preprocess, height=input_size[1], width=input_size[2])
     labels = getattr(module, "LABELS", None)
-    from onnxcam.export.torch import is_module
+    from onnxcam.exporter.torch import is_module
 
     model = _build(make, spec)
     if not is_module(model):

@@ -41,6 +41,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 OPSET = 18
+_NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 _SQUASHING = frozenset({"SoftmaxBackward0", "LogSoftmaxBackward0", "SigmoidBackward0"})
 _POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -223,7 +224,9 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
             assert program is not None
             graph = program.model.graph
             output, *targets = graph.outputs
-            del graph.outputs[1:]
+            for target in targets:
+                graph.outputs.remove(target)
+            _forget_traces(graph)
             return TorchExport(model=program.model, output=output, targets=tuple(targets), dynamic_batch=dynamic)
     raise ExportError(f"torch cannot export this model to ONNX: {reasons[-1]}")
 
@@ -283,6 +286,19 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def is_module(value: object) -> bool:
     """Whether ``value`` is a PyTorch module."""
     return isinstance(value, nn.Module)
+
+
+def _forget_traces(graph: ir.Graph) -> None:
+    """Drop what torch notes about the machine that exported (stack traces, paths); keep the module paths."""
+    for node in graph:
+        scopes = node.metadata_props.get(_NAME_SCOPES)
+        node.metadata_props.clear()
+        node.doc_string = None
+        if scopes is not None:
+            node.metadata_props[_NAME_SCOPES] = scopes
+    for value in (*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
 
 
 def _scores(output: object) -> torch.Tensor:

@@ -1,0 +1,64 @@
+"""``onnxcam inspect``: what an artifact holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("artifact", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="The metadata as JSON.")
+def inspect(artifact: Path | None, as_json: bool) -> None:
+    """Show what ARTIFACT holds: contract, layers, methods, preprocessing, labels, nodes, providers here.
+
+    Without ARTIFACT, the model that ships.
+
+    \b
+    Examples:
+      onnxcam inspect resnet50.cam.onnx
+      onnxcam inspect resnet50.cam.onnx --json
+    """
+    from onnxcam.runtime import load
+
+    with load(artifact) as model:
+        info = model.info
+        if as_json:
+            click.echo(json.dumps(json.loads(info.to_json()), indent=2, ensure_ascii=False))
+            return
+        rows = {
+            "file": f"{model.path} ({model.path.stat().st_size / 1e6:.1f} MB)",
+            "contract": f"{info.contract} (onnxcam {info.onnxcam})",
+            "source": f"{info.source or 'not stated'}; licence {info.license or 'not stated'}",
+            "input": info.image_input,
+            "score": f"{info.score.output}, {info.score.classes} classes, probabilities by {info.score.activation}",
+            "layers": "; ".join(f"{x.name} {x.layout} {_shape(x.shape)}" for x in info.layers),
+            "methods": ", ".join(info.methods),
+            "preprocessing": _preprocessing(info.preprocess),
+            "labels": f"{len(info.labels)}, {info.labels[0]} … {info.labels[-1]}" if info.labels else "none",
+            "nodes": ", ".join(f"{count} {part}" for part, count in info.nodes.items()),
+            "checked": ", ".join(f"{name} {error:.1e}" for name, error in info.verification.items())
+            + " relative error at export",
+            "providers": ", ".join(model.providers),
+        }
+    for name, text in rows.items():
+        click.echo(f"{name:<14} {text}")
+
+
+def _shape(shape: tuple[int | None, ...]) -> str:
+    return "[" + ", ".join("N" if dim is None else str(dim) for dim in shape) + "]"
+
+
+def _preprocessing(preprocess: object) -> str:
+    from onnxcam.contract import Preprocess
+
+    if not isinstance(preprocess, Preprocess):
+        return "not stated"
+    p = preprocess
+    crop = f" {p.crop_ratio:.3f}" if p.resize == "crop" else ""
+    return (
+        f"{p.resize}{crop} to {p.height}×{p.width} ({p.interpolation}), {p.color}, {p.layout}, "
+        f"(pixel·{p.scale:.4g} - {list(p.mean)}) / {list(p.std)}"
+    )

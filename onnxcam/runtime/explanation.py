@@ -1,0 +1,109 @@
+"""What a model answered about one picture, and where in the picture it found the answer."""
+
+from __future__ import annotations
+
+__all__ = ["Explanation", "probabilities"]
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcam.contract import Activation
+from onnxcam.runtime import render
+from onnxcam.runtime.geometry import Placement, project
+from onnxcam.runtime.pictures import encoded, write_picture
+from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Explanation:
+    """One picture explained.
+
+    class_index, label: the class that was explained; ``label`` is None where the model carries no labels.
+    score: its probability, 0-1.
+    scores: the probabilities of all classes, float32 [K].
+    cam: float32 [h, w], raw, as the graph gave it.
+    activations, gradients: the feature map and the score's gradient at it, without the batch axis; None where the
+        artifact leaves them out.
+    picture: uint8 BGR [H, W, 3], what went in.
+    placement: which part of the picture the model saw.
+    """
+
+    class_index: int
+    label: str | None
+    score: float
+    scores: NDArray[np.float32]
+    cam: NDArray[np.float32]
+    activations: NDArray[Any] | None
+    gradients: NDArray[Any] | None
+    picture: NDArray[np.uint8]
+    placement: Placement
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def peak(self) -> float:
+        """The greatest value of the map, 0 if nothing speaks for the class: the scale of `heatmap`."""
+        return float(_evidence(self.cam).max())
+
+    @property
+    def heatmap(self) -> NDArray[np.float32]:
+        """float32 [H, W] in 0-1, aligned with the picture: the map's positive part over its maximum.
+
+        Values below 0 speak against the class and show no heat; NaN counts as 0. A flat map says nothing about where,
+        and is 0 all over, as is the part of the picture that the model did not see.
+        """
+        return self.scaled_heatmap()
+
+    def scaled_heatmap(self, peak: float | None = None) -> NDArray[np.float32]:
+        """`heatmap` with ``peak`` as the map's value that is 1, for one scale over many frames; above it stays 1."""
+        evidence = _evidence(self.cam)
+        highest = float(evidence.max())
+        scale = highest if peak is None else peak
+        if scale <= 0 or highest - evidence.min() <= 1e-6 * highest:
+            return np.zeros(self.picture.shape[:2], np.float32)
+        return project(np.minimum(evidence / np.float32(scale), 1), self.placement).clip(0, 1)
+
+    @property
+    def caption(self) -> str:
+        """Class and probability in one short line: ``tabby 43.1%``. Of a label's synonyms, the first."""
+        name = f"class {self.class_index}" if self.label is None else self.label.split(",")[0]
+        return f"{name} {self.score:.1%}"
+
+    def top(self, k: int = 5) -> list[tuple[int, str | None, float]]:
+        """The ``k`` likeliest classes as (index, label, probability), best first."""
+        order = np.argsort(-self.scores, kind="stable")[:k]
+        return [(int(i), self.labels[i] if self.labels else None, float(self.scores[i])) for i in order]
+
+    def overlay(self, alpha: float = DEFAULT_ALPHA, colormap: str = DEFAULT_COLORMAP) -> NDArray[np.uint8]:
+        """The picture under its heat: uint8 BGR [H, W, 3]. See `onnxcam.runtime.render.overlay`."""
+        return render.overlay(self.picture, self.heatmap, alpha=alpha, colormap=colormap)
+
+    def save(self, path: str | PathLike[str], **style: Any) -> None:
+        """Write the captioned overlay as the kind of picture the suffix of ``path`` names, all or nothing.
+
+        style: the options of `onnxcam.runtime.render.render`: layout, alpha, colormap, caption, peak.
+        Raises `OutputError` for an unknown suffix or a place that cannot be written to.
+        """
+        write_picture(path, render.render(self, **style))
+
+    def _repr_png_(self) -> bytes:
+        return encoded(render.render(self), ".png")
+
+
+def _evidence(cam: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What speaks for the class: ``cam`` without NaN, infinities and negative values."""
+    return np.nan_to_num(cam, nan=0, posinf=0, neginf=0).clip(min=0)
+
+
+def probabilities(scores: NDArray[Any], activation: Activation) -> NDArray[np.float32]:
+    """The model's class scores [N, K] as probabilities, computed in float64 so that large logits do not overflow."""
+    values = scores.astype(np.float64)
+    if activation == "softmax":
+        values = np.exp(values - values.max(axis=-1, keepdims=True))
+        values /= values.sum(axis=-1, keepdims=True)
+    elif activation == "sigmoid":
+        values = 0.5 * (1 + np.tanh(values / 2))
+    return values.astype(np.float32)

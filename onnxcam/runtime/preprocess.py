@@ -1,0 +1,80 @@
+"""From a picture to the model's input, exactly as `onnxcam.contract.Preprocess` states it."""
+
+from __future__ import annotations
+
+__all__ = ["as_bgr", "model_input"]
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcam.contract import Preprocess
+from onnxcam.errors import InputError
+from onnxcam.runtime.geometry import Placement
+
+Picture = NDArray[np.uint8]
+
+_INTERPOLATION = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+}
+
+
+def as_bgr(image: NDArray[Any]) -> Picture:
+    """``image`` as uint8 BGR [H, W, 3]: grey is repeated, 16 bits become 8, and what is transparent becomes white.
+
+    image: uint8 or uint16, [H, W], [H, W, 1], BGR [H, W, 3] or BGRA [H, W, 4].
+    Raises `InputError` for any other array.
+    """
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"an image is a NumPy array [H, W, 3], not {type(image).__name__}: see read_picture for files")
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.ndim not in (2, 3) or channels not in (1, 3, 4) or 0 in image.shape:
+        raise InputError(f"an image has the shape [H, W], [H, W, 3] or [H, W, 4], not {list(image.shape)}")
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+    if image.dtype != np.uint8:
+        raise InputError(f"an image holds uint8 (0-255) or uint16 (0-65535), not {image.dtype}: convert it first")
+    if channels == 4:
+        return _on_white(image)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if channels == 1 else image
+
+
+def _on_white(image_bgra: Picture) -> Picture:
+    opacity = image_bgra[..., 3:].repeat(3, axis=2)
+    shown = cv2.multiply(np.ascontiguousarray(image_bgra[..., :3]), opacity, scale=1 / 255)
+    return cv2.add(shown, cv2.bitwise_not(opacity))
+
+
+def model_input(picture: Picture, placement: Placement, preprocess: Preprocess) -> NDArray[Any]:
+    """``picture`` (uint8 BGR) as one input without its batch axis: [C, h, w], or [h, w, C] for ``nhwc``."""
+    target = placement.target
+    image = _resized(picture[placement.source.slices], target.height, target.width, preprocess)
+    if preprocess.color == "rgb":
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    elif preprocess.color == "gray":
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    if (target.height, target.width) != (placement.input_height, placement.input_width):
+        whole = np.full((placement.input_height, placement.input_width, image.shape[2]), preprocess.fill, np.uint8)
+        whole[target.slices] = image
+        image = whole
+    if preprocess.dtype == "uint8":
+        values: NDArray[Any] = image
+    else:  # (pixel · scale - mean) / std in one multiplication and one subtraction
+        std = np.asarray(preprocess.std, np.float64)
+        factor = (preprocess.scale / std).astype(np.float32)
+        offset = (np.asarray(preprocess.mean, np.float64) / std).astype(np.float32)
+        values = (image * factor - offset).astype(preprocess.dtype, copy=False)
+    return np.ascontiguousarray(values.transpose(2, 0, 1) if preprocess.layout == "nchw" else values)
+
+
+def _resized(image: Picture, height: int, width: int, preprocess: Preprocess) -> Picture:
+    shrinks = height <= image.shape[0] and width <= image.shape[1]
+    area = shrinks and preprocess.antialias and preprocess.interpolation != "nearest"
+    return cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if area else _INTERPOLATION[preprocess.interpolation]
+    )

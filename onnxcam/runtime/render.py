@@ -1,0 +1,109 @@
+"""Pictures of heat: overlay, side by side, heat map alone, and captions. All uint8 BGR."""
+
+from __future__ import annotations
+
+__all__ = ["caption", "colorize", "overlay", "render", "side_by_side"]
+
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcam.errors import OnnxCamError, nearest_names
+from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS, Layout
+
+if TYPE_CHECKING:
+    from onnxcam.runtime.explanation import Explanation
+
+Picture = NDArray[np.uint8]
+
+
+def render(
+    explanation: Explanation,
+    *,
+    layout: Layout = DEFAULT_LAYOUT,
+    alpha: float = DEFAULT_ALPHA,
+    colormap: str = DEFAULT_COLORMAP,
+    caption: bool = True,
+    peak: float | None = None,
+) -> Picture:
+    """``explanation`` as a picture: uint8 BGR [H, W, 3], and [H, 2W, 3] side by side.
+
+    alpha: 0-1, how much the hottest pixel hides of the picture.
+    peak: the map's value that is drawn hottest, for one scale over many frames; None is this map's own maximum.
+    Raises `OnnxCamError` for an unknown layout or colour map, or an alpha outside 0-1.
+    """
+    if layout not in LAYOUTS:
+        raise OnnxCamError(_unknown("layout", layout, LAYOUTS))
+    heatmap = explanation.scaled_heatmap(peak)
+    drawn = (
+        colorize(heatmap, colormap)
+        if layout == "heatmap"
+        else overlay(explanation.picture, heatmap, alpha=alpha, colormap=colormap)
+    )
+    if layout == "side-by-side":
+        drawn = side_by_side(explanation.picture, drawn)
+    return _captioned(drawn, [explanation.caption]) if caption else drawn
+
+
+def overlay(
+    frame_bgr: Picture, heatmap: NDArray[np.float32], *, alpha: float = DEFAULT_ALPHA, colormap: str = DEFAULT_COLORMAP
+) -> Picture:
+    """``frame_bgr`` [H, W, 3] under the colours of ``heatmap`` [H, W] in 0-1.
+
+    Each pixel is mixed by ``alpha`` times its heat, so that where there is no heat the picture stands unaltered, bit
+    for bit. Nothing is rescaled: equal heat looks equal in every frame.
+    """
+    kept, tint = _blend_tables(alpha, colormap)
+    heat = _quantized(heatmap)[..., None].repeat(3, axis=2)
+    return cv2.add(cv2.multiply(frame_bgr, cv2.LUT(heat, kept), scale=1 / 255), cv2.LUT(heat, tint))
+
+
+def colorize(heatmap: NDArray[np.float32], colormap: str = DEFAULT_COLORMAP) -> Picture:
+    """``heatmap`` [H, W] in 0-1 in colours alone."""
+    return cv2.applyColorMap(_quantized(heatmap), _colors(colormap))
+
+
+def side_by_side(picture: Picture, other: Picture) -> Picture:
+    """Two pictures [H, W, 3] of one height as one [H, W + W', 3]."""
+    return cv2.hconcat([picture, other])
+
+
+def caption(image: Picture, lines: Sequence[str]) -> Picture:
+    return image
+
+
+_captioned = caption
+
+
+@lru_cache(maxsize=8)
+def _blend_tables(alpha: float, colormap: str) -> tuple[Picture, Picture]:
+    """By heat 0-255: what is kept of the picture, and the colour that is added, both [1, 256, 3]."""
+    if not 0 <= alpha <= 1:
+        raise OnnxCamError(f"alpha is {alpha}: it takes a number from 0 to 1")
+    weight = alpha * np.arange(256)[None, :, None] / 255
+    tint = np.rint(weight * _colors(colormap))
+    return np.rint(255 * (1 - weight)).repeat(3, axis=2).astype(np.uint8), tint.astype(np.uint8)
+
+
+@lru_cache(maxsize=32)
+def _colors(colormap: str) -> Picture:
+    """BGR by heat 0-255, [1, 256, 3]."""
+    if colormap not in COLORMAPS:
+        raise OnnxCamError(_unknown("colour map", colormap, COLORMAPS))
+    ramp = np.arange(256, dtype=np.uint8)[None]
+    if colormap == "gray":
+        return ramp[..., None].repeat(3, axis=2)
+    return cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{colormap.upper()}"))
+
+
+def _quantized(heatmap: NDArray[np.float32]) -> Picture:
+    return cv2.convertScaleAbs(heatmap, alpha=255)
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    return f"there is no {what} '{name}': {nearest_names(name, known) or 'take one of ' + ', '.join(known)}"

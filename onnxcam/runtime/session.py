@@ -1,0 +1,316 @@
+"""An artifact, loaded and ready to answer and explain."""
+
+from __future__ import annotations
+
+__all__ = ["CamModel", "Prepared", "installed_providers", "load"]
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from onnxcam.contract import (
+    ACTIVATIONS,
+    CAM,
+    CLASS_INDEX,
+    DEFAULT_CLASS_INDEX,
+    EXPLAINED_CLASS,
+    GRADIENTS,
+    METADATA_KEY,
+    ArtifactInfo,
+    Preprocess,
+)
+from onnxcam.errors import ArtifactError, ClassError, InputError, ProviderError, nearest_names
+from onnxcam.runtime.explanation import Explanation, probabilities
+from onnxcam.runtime.geometry import Placement, place
+from onnxcam.runtime.labels import class_named
+from onnxcam.runtime.preprocess import as_bgr, model_input
+from onnxcam.runtime.shipped import shipped_model
+
+ClassChoice: TypeAlias = int | str
+"""An index, a rank where negative (-1 the top class), or a label."""
+
+_ORT_ERRORS = tuple(
+    getattr(ort_state, name)
+    for name in (
+        "EPFail",
+        "EngineError",
+        "Fail",
+        "InvalidArgument",
+        "InvalidGraph",
+        "InvalidProtobuf",
+        "NoModel",
+        "NoSuchFile",
+        "NotImplemented",
+        "RuntimeException",
+    )
+) + (RuntimeError, ValueError)
+_QUIET = 4  # of ONNX Runtime's severities, fatal: all else comes back as an exception
+_BY_NAME_ONLY = {"AzureExecutionProvider", "TensorrtExecutionProvider"}
+"""Not taken unless asked for: the first sends data away, the second compiles the model for minutes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A picture (uint8 BGR), where it lies in the model's input, and that input without its batch axis."""
+
+    picture: NDArray[np.uint8]
+    placement: Placement
+    tensor: NDArray[Any]
+
+
+def load(
+    path: str | PathLike[str] | None = None,
+    *,
+    providers: str | Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+) -> CamModel:
+    """The artifact at ``path``, ready to run; None is the model that ships.
+
+    providers: names such as ``"cpu"``, ``"cuda"`` or ``"CUDAExecutionProvider"``, best first; None is all that are
+        installed in ONNX Runtime's order, except TensorRT and Azure, which are used when asked for by name.
+    preprocess: takes the place of what the artifact says about its input.
+
+    Raises `ArtifactError` if the file is missing or no artifact this version can run, and `ProviderError` if a
+    provider is not installed. Warns (`RuntimeWarning`) if one is installed but could not start.
+    """
+    return CamModel(path, providers=providers, preprocess=preprocess)
+
+
+class CamModel:
+    """A loaded artifact. Used in a ``with`` statement it gives the device memory back at the end.
+
+    path: the file. info: its metadata. labels, classes: of the model's answer.
+    providers: the execution providers that really run it, best first.
+    preprocess: how pictures become its input; None if neither artifact nor caller said so.
+
+    `explain` does everything at once. `prepare` (any thread) and `run` (one batch, one pass) are its two halves, for a
+    pipeline that overlaps them.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str] | None = None,
+        *,
+        providers: str | Sequence[str] | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        self.path = shipped_model() if path is None else Path(path)
+        _check_file(self.path)
+        self._session: ort.InferenceSession | None = _session(self.path, providers)
+        self.info = _info(self._session, self.path)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self.preprocess = preprocess or self.info.preprocess
+        self.labels = self.info.labels
+        self.classes = self.info.score.classes
+        given = [output.name for output in self._session.get_outputs()]
+        missing = [name for name in (CAM, EXPLAINED_CLASS, self.info.score.output) if name not in given]
+        if missing:
+            raise ArtifactError(f"'{self.path}' lacks the output '{missing[0]}': export the model again")
+        self._features = [name for name in (ACTIVATIONS, GRADIENTS) if name in given]
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        if self.info.image_input not in inputs:
+            raise ArtifactError(f"'{self.path}' lacks the input '{self.info.image_input}': export the model again")
+        batch = inputs[self.info.image_input].shape[0]
+        self._batch = batch if isinstance(batch, int) else None
+
+    def __enter__(self) -> CamModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give session and device memory back. May be called twice."""
+        self._session = None
+
+    def explain(
+        self,
+        image: NDArray[Any] | Sequence[NDArray[Any]],
+        *,
+        class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Any:
+        """The `Explanation` of ``image``; of a list or a batch of images, a list of them.
+
+        image: uint8 BGR [H, W, 3]; grey [H, W], BGRA [H, W, 4] and uint16 are converted. A list may mix sizes; a
+            batch is an array [N, H, W, 3]. All of it runs in one pass where the model's batch is dynamic.
+        class_index: the class to explain, one for all images or one each; see `ClassChoice`.
+        inputs: the model's further inputs, by name, as they are.
+
+        Raises `ClassError` before running if a class does not exist, `InputError` if an image does not fit.
+        """
+        many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
+        images: Sequence[NDArray[Any]] = image if many else [image]  # type: ignore[list-item]
+        classes = self.resolve(class_index, len(images))
+        explanations = self.run([self.prepare(each) for each in images], class_index=classes, inputs=inputs)
+        return explanations if many else explanations[0]
+
+    def prepare(self, image: NDArray[Any]) -> Prepared:
+        """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
+        if self.preprocess is None:
+            raise InputError(
+                f"'{self.path}' does not say how a picture becomes its input: pass preprocess=onnxcam.Preprocess(...) "
+                "to load, or to the export"
+            )
+        picture = as_bgr(image)
+        placement = place(*picture.shape[:2], self.preprocess)
+        return Prepared(picture, placement, model_input(picture, placement, self.preprocess))
+
+    def run(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+    ) -> list[Explanation]:
+        """The explanations of what `prepare` gave, in one pass (or as many as a fixed batch size asks for)."""
+        classes = self.resolve(class_index, len(prepared))
+        size = self._batch or max(len(prepared), 1)
+        return [
+            explanation
+            for start in range(0, len(prepared), size)
+            for explanation in self._run(prepared[start : start + size], classes[start : start + size], inputs or {})
+        ]
+
+    def resolve(self, class_index: ClassChoice | Sequence[ClassChoice], count: int = 1) -> list[int]:
+        """One index or rank for each of ``count`` images. Raises `ClassError` if it does not exist."""
+        if isinstance(class_index, (str, int, np.integer)):
+            return [self._resolve_one(class_index)] * count
+        if len(class_index) != count:
+            raise ClassError(f"there are {count} images and {len(class_index)} classes: give one class, or one each")
+        return [self._resolve_one(each) for each in class_index]
+
+    def _resolve_one(self, choice: ClassChoice | np.integer[Any]) -> int:
+        if isinstance(choice, str):
+            return class_named(choice, self.labels)
+        if isinstance(choice, bool) or not isinstance(choice, (int, np.integer)):
+            raise ClassError(f"a class is a label or a whole number, not {choice!r}")
+        index = int(choice)
+        if not -self.classes <= index < self.classes:
+            raise ClassError(
+                f"there is no class {index}: this model has classes 0 to {self.classes - 1}, "
+                f"and ranks -1 (the top class) to {-self.classes}"
+            )
+        return index
+
+    def _run(
+        self, prepared: Sequence[Prepared], classes: Sequence[int], inputs: Mapping[str, NDArray[Any]]
+    ) -> Iterator[Explanation]:
+        if self._session is None:
+            raise ArtifactError(f"'{self.path}' is closed: load it again")
+        surplus = (self._batch or len(prepared)) - len(prepared)  # the last of a fixed batch is filled with repeats
+        tensors = [each.tensor for each in prepared] + [prepared[-1].tensor] * surplus
+        wanted = np.asarray([*classes, *[classes[-1]] * surplus], np.int64)
+        feeds = {**inputs, self.info.image_input: np.stack(tensors), CLASS_INDEX: wanted}
+        score = self.info.score
+        names = [CAM, EXPLAINED_CLASS, score.output, *self._features]
+        try:
+            values = dict(zip(names, self._session.run(names, feeds), strict=True))
+        except _ORT_ERRORS as error:
+            raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
+        scores = probabilities(values[score.output].reshape(len(tensors), -1), score.activation)
+        for i, each in enumerate(prepared):
+            index = int(values[EXPLAINED_CLASS][i])
+            yield Explanation(
+                class_index=index,
+                label=self.labels[index] if self.labels else None,
+                score=float(scores[i, index]),
+                scores=scores[i],
+                cam=values[CAM][i],
+                activations=values[ACTIVATIONS][i] if ACTIVATIONS in values else None,
+                gradients=values[GRADIENTS][i] if GRADIENTS in values else None,
+                picture=each.picture,
+                placement=each.placement,
+                labels=self.labels,
+            )
+
+
+def installed_providers() -> tuple[str, ...]:
+    """The execution providers of the ONNX Runtime that is installed, in its order: the best first."""
+    return tuple(ort.get_available_providers())
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise ArtifactError(f"there is no file '{path}'")
+    if not path.is_file():
+        raise ArtifactError(f"'{path}' is not a file: name an artifact, NAME.cam.onnx")
+    if path.stat().st_size == 0:
+        raise ArtifactError(f"'{path}' is empty: export or download the model again")
+
+
+def _session(path: Path, providers: str | Sequence[str] | None) -> ort.InferenceSession:
+    wanted = _providers(providers)
+    ort.set_default_logger_severity(_QUIET)
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    try:
+        session = _start(path, options, wanted)
+    except _ORT_ERRORS as error:
+        raise ArtifactError(
+            f"'{path}' is not an ONNX file that this ONNX Runtime can load: {_first_line(error)}"
+        ) from None
+    lost = [name for name in wanted if name not in session.get_providers()]
+    if lost:
+        warnings.warn(
+            f"{', '.join(lost)} is installed but could not start (a driver or library is missing), so "
+            f"{session.get_providers()[0]} runs the model",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return session
+
+
+def _start(path: Path, options: ort.SessionOptions, wanted: Sequence[str]) -> ort.InferenceSession:
+    """A session on ``wanted``, or else on the CPU. (ONNX Runtime's own fallback prints to stdout.)"""
+    try:
+        return ort.InferenceSession(fspath(path), options, providers=list(wanted), enable_fallback=0)
+    except _ORT_ERRORS:
+        if tuple(wanted) == ("CPUExecutionProvider",):
+            raise
+        return ort.InferenceSession(fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def _providers(names: str | Sequence[str] | None) -> list[str]:
+    """The installed providers that ``names`` mean. Raises `ProviderError` for one that is not installed."""
+    installed = installed_providers()
+    if not names:
+        return [name for name in installed if name not in _BY_NAME_ONLY]
+    suffix = "ExecutionProvider"
+    by_short_name = {name.removesuffix(suffix).casefold(): name for name in installed}
+    found = []
+    for name in [names] if isinstance(names, str) else names:
+        short = name.casefold().removesuffix(suffix.casefold())
+        if short not in by_short_name:
+            near = nearest_names(short, by_short_name)
+            raise ProviderError(
+                f"execution provider '{name}' is not installed: this ONNX Runtime has {', '.join(by_short_name)}"
+                + (f"; {near}" if near else "")
+            )
+        found.append(by_short_name[short])
+    return found
+
+
+def _info(session: ort.InferenceSession, path: Path) -> ArtifactInfo:
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    if text is None:
+        raise ArtifactError(
+            f"'{path}' is a plain ONNX model without a CAM: make an artifact of it with 'onnxcam attach {path}', or "
+            "with 'onnxcam export' from PyTorch"
+        )
+    return ArtifactInfo.from_json(text)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
