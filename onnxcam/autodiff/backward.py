@@ -15,7 +15,7 @@ from onnxscript import OpBuilder
 
 from onnxcam.autodiff import rules as _rules  # noqa: F401  registers every rule
 from onnxcam.autodiff.emitter import emitter
-from onnxcam.autodiff.registry import Rule, Site, describe, find_rule
+from onnxcam.autodiff.registry import Site, describe, find_rule, static_shape, sum_to
 from onnxcam.errors import AutodiffError, UnsupportedOperatorError
 
 _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -43,29 +43,34 @@ def gradients(
         (gradient,) = gradients(model, of=model.graph.outputs[0], wrt=[model.graph.inputs[0]])
         model.graph.outputs.append(gradient)
     """
-    path = _path(model.graph, of, wrt)
-    plan = _plan(model.graph, path)
-    op = emitter(model.graph, "gradient")
-    adjoints = {of: seed if seed is not None else _ones_like(op, of)}
-    for node, active, rule, version in plan:
+    graph = model.graph
+    path = _path(graph, of, wrt)
+    before = len(graph), set(graph.initializers)
+    op = emitter(graph, "gradient")
+    adjoints = {of: _ones_like(op, of) if seed is None else seed}
+    refused: list[str] = []
+    for node, active in reversed(path):
         dys = [adjoints.get(y) for y in node.outputs]
         if all(dy is None for dy in dys):
             continue
-        site = Site(op, node, version, active)
-        for x, wanted, adjoint in zip(node.inputs, active, _per_input(rule, site, dys), strict=False):
-            if x is None or not wanted or adjoint is None:
-                continue
-            dx = adjoint()
-            if rule.broadcasts:
-                dx = _sum_to(op, dx, x, node.outputs[0])
-            if x in adjoints:
-                dx = op.Add(adjoints[x], dx)
-            dx.type, dx.shape = x.type, x.shape
-            adjoints[x] = dx
-    missing = [f"'{x.name}'" for x in wrt if x not in adjoints]
-    if missing:
+        try:
+            dxs = _differentiate(op, graph, node, active, dys)
+        except AutodiffError as error:  # stand-ins let the nodes before this one be looked at as well
+            refused.append(str(error))
+            dxs = [(x, ir.Value(type=x.type, shape=x.shape)) for x in _wanted(node, active)]
+        for x, dx in dxs:
+            adjoints[x] = _typed_as(x, op.Add(adjoints[x], dx)) if x in adjoints else dx
+    if refused:
+        _discard(graph, *before)
+        raise UnsupportedOperatorError(
+            f"{len(refused)} node(s) between the layer and the score cannot be differentiated: "
+            + "; ".join(reversed(refused))
+            + ". Choose a layer behind them, or add a rule with onnxcam.autodiff.rule"
+        )
+    if missing := [f"'{x.name}'" for x in wrt if x not in adjoints]:
+        _discard(graph, *before)
         raise AutodiffError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
-    return [adjoints[x] for x in wrt]
+    return _distinct(op, [adjoints[x] for x in wrt], seed)
 
 
 def _path(graph: ir.Graph, of: ir.Value, wrt: Sequence[ir.Value]) -> list[tuple[ir.Node, tuple[bool, ...]]]:
@@ -102,63 +107,57 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
             yield from (x for x in body.outputs if x not in made)
 
 
-def _plan(
-    graph: ir.Graph, path: list[tuple[ir.Node, tuple[bool, ...]]]
-) -> list[tuple[ir.Node, tuple[bool, ...], Rule, int]]:
-    """The path backwards with the rule of each node; every node without one is named in one error."""
-    plan, refused = [], []
-    for node, active in reversed(path):
-        if not any(y.dtype is None or y.dtype in _FLOATING for y in node.outputs):
+def _differentiate(
+    op: OpBuilder, graph: ir.Graph, node: ir.Node, active: tuple[bool, ...], dys: list[ir.Value | None]
+) -> list[tuple[ir.Value, ir.Value]]:
+    """The active inputs of ``node`` with what it adds to the adjoint of each."""
+    found = find_rule(node, opset=graph.opset_imports.get(node.domain, 1), active=active)
+    if isinstance(found, str):
+        raise AutodiffError(f"{describe(node)} {found}")
+    rule, version = found
+    dxs = []
+    by_rule = rule.vjp(Site(op, node, version, active), *dys)
+    covered = range(len(node.inputs)) if isinstance(rule.inputs, str) else rule.inputs
+    for index, adjoint in zip(covered, by_rule, strict=True):
+        x = node.inputs[index] if index < len(active) and active[index] else None
+        if x is None or adjoint is None:
             continue
-        found = find_rule(node, opset=graph.opset_imports.get(node.domain, 1), active=active)
-        if isinstance(found, str):
-            refused.append(f"{describe(node)} {found}")
-        else:
-            plan.append((node, active, *found))
-    if refused:
-        raise UnsupportedOperatorError(
-            f"{len(refused)} node(s) between the layer and the score cannot be differentiated: "
-            + "; ".join(reversed(refused))
-            + ". Choose a layer behind them, or add a rule with onnxcam.autodiff.rule"
-        )
-    return plan
+        dx = adjoint()
+        if rule.broadcasts:
+            dx = sum_to(op, dx, x, node.outputs[0])
+        dxs.append((x, dx if dx in dys else _typed_as(x, dx)))
+    return dxs
 
 
-def _per_input(rule: Rule, site: Site, dys: list[ir.Value | None]) -> list[object]:
-    """The rule's adjoint callables, laid out by input."""
-    found = list(rule.vjp(site, *dys))
-    if isinstance(rule.inputs, str):
-        return found
-    by_input: list[object] = [None] * len(site.node.inputs)
-    for index, adjoint in zip(rule.inputs, found, strict=True):
-        if index < len(by_input):
-            by_input[index] = adjoint
-    return by_input
+def _wanted(node: ir.Node, active: tuple[bool, ...]) -> list[ir.Value]:
+    """The active inputs of ``node``."""
+    return [x for x, wanted in zip(node.inputs, active, strict=True) if wanted and x is not None]
+
+
+def _typed_as(x: ir.Value, dx: ir.Value) -> ir.Value:
+    """``dx`` with the type and shape of its primal ``x``."""
+    dx.type, dx.shape = x.type, x.shape
+    return dx
+
+
+def _distinct(op: OpBuilder, values: list[ir.Value], seed: ir.Value | None) -> list[ir.Value]:
+    """``values``, with copies where one stands twice or is the seed: each can be named and made an output."""
+    seen = {seed}
+    found = []
+    for value in values:
+        found.append(_typed_as(value, op.Identity(value)) if value in seen else value)
+        seen.add(value)
+    return found
+
+
+def _discard(graph: ir.Graph, nodes: int, initializers: set[str]) -> None:
+    """Take back what was appended behind the first ``nodes`` nodes and besides ``initializers``."""
+    graph.remove(list(graph)[nodes:], safe=True)
+    for name in set(graph.initializers) - initializers:
+        del graph.initializers[name]
 
 
 def _ones_like(op: OpBuilder, value: ir.Value) -> ir.Value:
-    ones = op.Expand(op.CastLike(1.0, value), op.Shape(value))
-    ones.type, ones.shape = value.type, value.shape
-    return ones
-
-
-def _sum_to(op: OpBuilder, dx: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
-    """Sum ``dx``, of the shape of ``y``, over the axes along which ``x`` was broadcast to ``y``."""
-    if x.shape is None or y.shape is None:
-        raise AutodiffError(f"the rank of '{(x if x.shape is None else y).name}' is unknown: run shape inference first")
-    lead = len(y.shape) - len(x.shape)
-    if lead:
-        dx = op.ReduceSum(dx, list(range(lead)), keepdims=0)
-    pairs = list(zip(x.shape, y.shape[lead:], strict=True))
-    if any(_may_broadcast(a, b) for a, b in pairs if not isinstance(a, int)):
-        axes = op.Squeeze(op.NonZero(op.Equal(op.Shape(x), [1])), [0])
-        return op.ReduceSum(dx, axes, keepdims=1, noop_with_empty_axes=1)
-    axes = [i for i, (a, b) in enumerate(pairs) if _may_broadcast(a, b)]
-    return op.ReduceSum(dx, axes, keepdims=1) if axes else dx
-
-
-def _may_broadcast(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:
-    """Whether an axis of size ``x`` may have been stretched to size ``y``."""
-    if isinstance(x, int):
-        return x == 1 and y != 1
-    return x.value is None or x != y
+    """Ones of the type and shape of ``value``."""
+    static = static_shape(value)
+    return _typed_as(value, op.Expand(op.CastLike(1.0, value), op.Shape(value) if static is None else static))

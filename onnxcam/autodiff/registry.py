@@ -3,7 +3,7 @@
 A rule takes the `Site` of a node and the adjoints of the node's outputs, and gives one callable per covered
 input that emits the adjoint of that input. Only the callables of active inputs are called::
 
-    @rule("Mul", versions=(7, 13, 14), inputs=(0, 1), broadcasts=True)
+    @rule("Mul", versions=(13, 14), inputs=(0, 1), broadcasts=True)
     def mul(at, dy):
         a, b = at.x
         return lambda: at.op.Mul(dy, b), lambda: at.op.Mul(dy, a)
@@ -13,7 +13,19 @@ The driver sums over broadcast axes, adds adjoints up, and gives each the type a
 
 from __future__ import annotations
 
-__all__ = ["ALL", "Rule", "Site", "find_rule", "rule", "rules"]
+__all__ = [
+    "ALL",
+    "Adjoint",
+    "Rule",
+    "Site",
+    "Vjp",
+    "describe",
+    "find_rule",
+    "rule",
+    "rules",
+    "static_shape",
+    "sum_to",
+]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,6 +172,32 @@ def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rul
     if uncovered:
         return f"is not differentiated with respect to input {', '.join(map(str, uncovered))}"
     return found, version
+
+
+def sum_to(op: OpBuilder, dx: ir.Value, x: ir.Value, y: ir.Value, *, matrix: bool = False) -> ir.Value:
+    """``dx`` summed over the axes along which ``x`` was broadcast to the shape of ``y``.
+
+    matrix: the last two axes of ``x`` and ``y`` are a matrix, which is not broadcast.
+    """
+    if x.shape is None or y.shape is None:
+        raise AutodiffError(f"the rank of '{(x if x.shape is None else y).name}' is unknown: run shape inference first")
+    lead = len(y.shape) - len(x.shape)
+    pairs = list(zip(x.shape, y.shape[lead:], strict=True))[: -2 if matrix else None]
+    if lead:
+        dx = op.ReduceSum(dx, list(range(lead)), keepdims=0)
+    if any(_may_broadcast(a, b) for a, b in pairs if not isinstance(a, int)):
+        shape = op.Shape(x, end=-2) if matrix else op.Shape(x)
+        axes = op.Squeeze(op.NonZero(op.Equal(shape, [1])), [0])
+        return op.ReduceSum(dx, axes, keepdims=1, noop_with_empty_axes=1)  # type: ignore[no-any-return]
+    axes = [i for i, (a, b) in enumerate(pairs) if _may_broadcast(a, b)]
+    return op.ReduceSum(dx, axes, keepdims=1) if axes else dx
+
+
+def _may_broadcast(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:
+    """Whether an axis of size ``x`` may have been stretched to size ``y``."""
+    if isinstance(x, int):
+        return x == 1 and y != 1
+    return x.value is None or x != y  # two unknown sizes compare equal
 
 
 def describe(node: ir.Node, version: int | None = None) -> str:

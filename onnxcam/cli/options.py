@@ -24,16 +24,11 @@ from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DE
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ClassName(click.ParamType):
-    """An integer (index, or rank where negative) or else a label."""
-
-    name = "name|index|rank"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        try:
-            return int(value)
-        except ValueError:
-            return str(value)
+def _index_or_label(value: str) -> int | str:
+    try:
+        return int(value)
+    except ValueError:
+        return value
 
 
 model_option = click.option(
@@ -46,7 +41,8 @@ model_option = click.option(
 class_option = click.option(
     "--class",
     "class_index",
-    type=ClassName(),
+    type=_index_or_label,
+    metavar="NAME|INDEX|RANK",
     default=DEFAULT_CLASS_INDEX,
     show_default=True,
     help="The class to explain: a label such as 'tabby', an index, or a rank: -1 the top class, -2 the second.",

@@ -20,11 +20,12 @@ def verify(artifact: Path) -> None:
     from onnxcam.exporter import verify
 
     report = verify(artifact)
-    click.echo(f"class {report.explained_class} on a random picture; slope of its score by the gradient and by differences")
+    click.echo(
+        f"class {report.explained_class} on a random picture; slope of its score by the gradient and by differences"
+    )
     for row in report.comparisons:
         verdict = "ok" if row.passed else "WRONG"
-        click.echo(
-            f"{row.layer:<20} {row.direction:<20} {row.got:>12.5g} {row.expected:>12.5g}  error {row.error:.1e}  {verdict}"
-        )
+        slopes = f"{row.got:>12.5g} {row.expected:>12.5g}"
+        click.echo(f"{row.layer:<20} {row.direction:<20} {slopes}  error {row.error:.1e}  {verdict}")
     if not report.passed:
         raise VerificationError(f"the gradients in '{artifact}' are wrong: export the model again, and report it")

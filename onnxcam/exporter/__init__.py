@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Comparison", "ExportReport", "VerificationReport", "export", "verify"]
+__all__ = ["Comparison", "ExportReport", "VerificationReport", "compare_with_torch", "export", "verify"]
 
 import warnings
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 if TYPE_CHECKING:
-    import torch
+    from onnxcam.exporter.torch import Module, Tensor
 
 TOLERANCE = 1e-3
 """Relative error (max-norm over max-norm) above which no artifact is written."""
@@ -63,8 +63,8 @@ class ExportReport:
 
 
 def export(
-    model: torch.nn.Module,
-    example: torch.Tensor,
+    model: Module,
+    example: Tensor,
     path: str | Path,
     *,
     layer: str | Sequence[str] | None = None,
@@ -94,11 +94,11 @@ def export(
 
     path = Path(path)
     _refuse_folder(path)
-    names = (
-        [layer]
-        if isinstance(layer, str)
-        else list(layer or [modules.default_layer(modules.layers(model, example)).name])
-    )
+    if layer is None:
+        names = [modules.default_layer(modules.layers(model, example)).name]
+    else:
+        names = [layer] if isinstance(layer, str) else list(layer)
+        modules.reference(model, example, names, [0] * len(example))  # refuses a layer off the way to the score
     options = ArtifactOptions(
         methods=(method,) if isinstance(method, str) else tuple(method),
         preprocess=preprocess,
@@ -115,10 +115,10 @@ def export(
     info = add_explanation(
         exported.model, list(zip(names, exported.targets, strict=True)), output=exported.output, options=options
     )
-    errors = _compare(exported.model, info, model, example, names)
+    errors = compare_with_torch(exported.model, info, model, example, names)
     if storage == "float16":
         halve_storage(exported.model)
-        errors["stored outputs"] = _compare(exported.model, info, model, example, names)["outputs"]
+        errors["stored outputs"] = compare_with_torch(exported.model, info, model, example, names)["outputs"]
     info = replace(info, verification=errors)
     describe(exported.model, info)
     for name, error in errors.items():
@@ -136,8 +136,8 @@ def export(
     return ExportReport(path=path, info=info, dynamic_batch=exported.dynamic_batch, errors=errors)
 
 
-def _compare(
-    graph: ir.Model, info: ArtifactInfo, model: torch.nn.Module, example: torch.Tensor, names: Sequence[str]
+def compare_with_torch(
+    graph: ir.Model, info: ArtifactInfo, model: Module, example: Tensor, names: Sequence[str]
 ) -> dict[str, float]:
     """Relative errors of outputs, activations and gradients against torch, each the worst over images and layers.
 

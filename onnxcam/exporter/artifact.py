@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ArtifactOptions", "add_explanation", "cpu_session", "describe", "drop_outputs", "halve_storage", "write_model"]
+__all__ = [
+    "ArtifactOptions",
+    "add_explanation",
+    "cpu_session",
+    "describe",
+    "drop_outputs",
+    "halve_storage",
+    "write_model",
+]
 
 import os
 import tempfile
@@ -35,7 +43,6 @@ from onnxcam.contract import (
 from onnxcam.errors import ExportError, LayerError, OutputError
 from onnxcam.exporter.score import explained_class, find_class_score, find_head, seed
 from onnxcam.methods import Method, Site, find_method
-
 
 _WORTH_HALVING = 256
 """Elements from which a weight is stored in half precision."""
@@ -125,7 +132,12 @@ def halve_storage(model: ir.Model) -> None:
     graph = model.graph
     for value in list(graph.initializers.values()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _WORTH_HALVING or value.is_graph_input():
+        if (
+            tensor is None
+            or tensor.dtype != ir.DataType.FLOAT
+            or tensor.size < _WORTH_HALVING
+            or value.is_graph_input()
+        ):
             continue
         name = value.name
         uses = list(value.uses())

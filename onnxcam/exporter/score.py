@@ -92,7 +92,7 @@ def explained_class(op: OpBuilder, score: ClassScore) -> ir.Value:
     batch = op.Shape(score.value, start=0, end=1)
     column = op.Unsqueeze(op.Expand(op.Sub(rank, [1]), batch), [1])
     ranked = op.Squeeze(op.GatherElements(ranking, column, axis=1), [1])
-    explained = op.Where(op.Less(index, [0]), ranked, index)
+    explained: ir.Value = op.Where(op.Less(index, [0]), ranked, index)
     explained.dtype, explained.shape = ir.DataType.INT64, ir.Shape([score.value.shape[0]])  # type: ignore[index]
     return explained
 
@@ -106,7 +106,7 @@ def seed(op: OpBuilder, score: ClassScore, explained: ir.Value) -> Seed:
     if linear is None:
         return Seed(value=score.value, adjoint=_one_hot(op, score, explained))
     row = _class_rows(op, linear, explained)
-    row.dtype, row.shape = linear.x.dtype, linear.x.shape
+    row.type, row.shape = linear.x.type, linear.x.shape
     return Seed(value=linear.x, adjoint=row)
 
 
@@ -155,15 +155,17 @@ def _last_linear(score: ir.Value) -> _Linear | None:
 
 def _class_rows(op: OpBuilder, linear: _Linear, explained: ir.Value) -> ir.Value:
     """dy^c/dx of the linear layer for each image's class: [N, features]."""
-    rows = op.Gather(linear.weight, explained, axis=linear.class_axis)
+    rows: ir.Value = op.Gather(linear.weight, explained, axis=linear.class_axis)
     if linear.class_axis == 1:
         rows = op.Transpose(rows, perm=[1, 0])
-    return rows if linear.alpha == 1.0 else op.Mul(rows, linear.alpha)
+    if linear.alpha != 1.0:
+        rows = op.Mul(rows, linear.alpha)
+    return rows
 
 
 def _one_hot(op: OpBuilder, score: ClassScore, explained: ir.Value) -> ir.Value:
     assert score.value.dtype is not None
-    values = op.Cast(op.OneHot(explained, [score.classes], [0.0, 1.0], axis=-1), to=score.value.dtype)
+    values: ir.Value = op.Cast(op.OneHot(explained, [score.classes], [0.0, 1.0], axis=-1), to=score.value.dtype)
     values.dtype, values.shape = score.value.dtype, score.value.shape
     return values
 

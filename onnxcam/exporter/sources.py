@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxcam.contract import Preprocess
+from onnxcam.contract import Preprocess, ResizeMode
 from onnxcam.errors import MissingExtraError, ModelSourceError, OnnxCamError, nearest_names
 
 
@@ -63,6 +63,9 @@ def load_source(
     return source
 
 
+_TIMM_CROPS: dict[str, ResizeMode] = {"center": "crop", "squash": "stretch", "border": "letterbox"}
+
+
 def _from_timm(name: str, pretrained: bool, input_size: tuple[int, int, int] | None) -> ModelSource:
     timm = _library("timm")
     bare = name.partition(".")[0]
@@ -76,7 +79,7 @@ def _from_timm(name: str, pretrained: bool, input_size: tuple[int, int, int] | N
     preprocess = Preprocess(
         height=size[1],
         width=size[2],
-        resize={"squash": "stretch", "border": "letterbox"}.get(config.get("crop_mode", "center"), "crop"),
+        resize=_TIMM_CROPS[config.get("crop_mode", "center")],
         crop_ratio=1.0 if squash else float(config.get("crop_pct") or 0.875),
         interpolation=_interpolation(config.get("interpolation")),
         mean=tuple(config["mean"]),
@@ -101,7 +104,8 @@ def _from_torchvision(name: str, pretrained: bool, input_size: tuple[int, int, i
     known = models.list_models(module=models)
     if name not in known:
         raise ModelSourceError(
-            f"torchvision has no classifier '{name}'; {nearest_names(name, known) or 'see torchvision.models.list_models()'}"
+            f"torchvision has no classifier '{name}'; "
+            + (nearest_names(name, known) or "see torchvision.models.list_models()")
         )
     weights = models.get_model_weights(name).DEFAULT
     model = _build(lambda: models.get_model(name, weights=weights if pretrained else None), f"torchvision:{name}")
@@ -203,7 +207,7 @@ def _build(make: Callable[[], Any], spec: str) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise ModelSourceError(
             f"'{spec}' cannot be built ({type(error).__name__}: {reason}): "
-            "if its weights could not be fetched, give a file with --weights, or take untrained ones with --no-pretrained"
+            "if its weights could not be fetched, give a file with --weights, or none with --no-pretrained"
         ) from error
 
 

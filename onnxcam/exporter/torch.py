@@ -6,11 +6,15 @@ The only file that imports torch.
 from __future__ import annotations
 
 __all__ = [
+    "INPUT",
     "Layer",
+    "Module",
     "Reference",
+    "Tensor",
     "TorchExport",
     "default_layer",
     "export_module",
+    "is_module",
     "layers",
     "load_weights",
     "random_example",
@@ -25,7 +29,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -39,6 +43,9 @@ except ModuleNotFoundError as error:
     raise MissingExtraError(
         'exporting a PyTorch model needs torch, which is not installed: pip install "onnxcam[torch]"'
     ) from error
+
+Module: TypeAlias = nn.Module
+Tensor: TypeAlias = torch.Tensor
 
 OPSET = 18
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
@@ -148,6 +155,7 @@ def layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
             copy = output.clone()
             kept.append(copy)
             root[name] = made_by[id(copy), copy._version] = made_by.get((id(output), output._version), name)
+            seen.pop(name, None)  # a module that runs again finishes later than those in between
             seen[name] = copy
             return copy
 
@@ -227,7 +235,12 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
             for target in targets:
                 graph.outputs.remove(target)
             _forget_traces(graph)
-            return TorchExport(model=program.model, output=output, targets=tuple(targets), dynamic_batch=dynamic)
+            return TorchExport(
+                model=program.model,
+                output=output,
+                targets=tuple(_behind_identity(target) for target in targets),
+                dynamic_batch=dynamic,
+            )
     raise ExportError(f"torch cannot export this model to ONNX: {reasons[-1]}")
 
 
@@ -266,7 +279,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ModelSourceError(f"the weights '{path}' do not exist: check --weights")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol of other tools
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise ModelSourceError(f"'{path}' holds no weights that can be read safely: {reason}") from None
@@ -286,6 +301,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def is_module(value: object) -> bool:
     """Whether ``value`` is a PyTorch module."""
     return isinstance(value, nn.Module)
+
+
+def _behind_identity(value: ir.Value) -> ir.Value:
+    """The value that an Identity repeats: the one that leads on to the score."""
+    while (node := value.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return value
 
 
 def _forget_traces(graph: ir.Graph) -> None:
@@ -316,7 +338,8 @@ def _before_squashing(output: torch.Tensor) -> torch.Tensor | torch.autograd.gra
     node = output.grad_fn
     if node is None or type(node).__name__ not in _SQUASHING:
         return output
-    return torch.autograd.graph.GradientEdge(*node.next_functions[0])
+    behind, index = node.next_functions[0]
+    return output if behind is None else torch.autograd.graph.GradientEdge(behind, index)
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:

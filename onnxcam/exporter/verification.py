@@ -125,6 +125,8 @@ def _load(path: Path) -> ir.Model:
         raise ArtifactError(f"'{path}' does not exist: check the path") from None
     except Exception as error:  # protobuf and onnx-ir raise what they like on a damaged file
         raise ArtifactError(f"'{path}' is not an ONNX file that can be read ({type(error).__name__})") from error
+    if not model.graph.outputs:
+        raise ArtifactError(f"'{path}' is not an ONNX file: it has no outputs")
     if METADATA_KEY not in model.metadata_props:
         raise ArtifactError(f"'{path}' is a plain ONNX file: make an artifact with 'onnxcam export'")
     return model

@@ -24,6 +24,9 @@ def cam(at: Site) -> ir.Value:
     """
     assert at.head is not None
     op = at.op
+    cam: ir.Value
     if at.head.weights is None:
-        return op.GatherND(at.activations, op.Unsqueeze(at.explained_class, [1]), batch_dims=1)
-    return op.ReduceSum(op.Mul(op.Unsqueeze(at.head.weights, [2, 3]), at.activations), [1], keepdims=0)
+        cam = op.GatherND(at.activations, op.Unsqueeze(at.explained_class, [1]), batch_dims=1)
+    else:
+        cam = op.ReduceSum(op.Mul(op.Unsqueeze(at.head.weights, [2, 3]), at.activations), [1], keepdims=0)
+    return cam

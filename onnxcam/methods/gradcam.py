@@ -23,4 +23,5 @@ def gradcam(at: Site) -> ir.Value:
     """
     op = at.op
     weights = op.ReduceMean(at.gradients, [2, 3], keepdims=1)
-    return op.Relu(op.ReduceSum(op.Mul(weights, at.activations), [1], keepdims=0))
+    cam: ir.Value = op.Relu(op.ReduceSum(op.Mul(weights, at.activations), [1], keepdims=0))
+    return cam

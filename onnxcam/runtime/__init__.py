@@ -4,4 +4,26 @@
 
     pictures ──► preprocess ──► session ──► explanation ──► render
                      └── geometry: which pixels the model saw ──┘
+
+The public names are imported when they are first used, so that the command line answers ``--help`` at once.
 """
+
+from __future__ import annotations
+
+__all__ = ["CamModel", "Explanation", "load", "read_picture"]
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxcam.runtime.explanation import Explanation
+    from onnxcam.runtime.pictures import read_picture
+    from onnxcam.runtime.session import CamModel, load
+
+_HOMES = {"CamModel": "session", "Explanation": "explanation", "load": "session", "read_picture": "pictures"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxcam.runtime' has no attribute '{name}'")
+    return getattr(import_module(f"onnxcam.runtime.{_HOMES[name]}"), name)

@@ -15,6 +15,7 @@ from onnxcam.contract import Activation
 from onnxcam.runtime import render
 from onnxcam.runtime.geometry import Placement, project
 from onnxcam.runtime.pictures import encoded, write_picture
+from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP
 
 
@@ -39,7 +40,7 @@ class Explanation:
     cam: NDArray[np.float32]
     activations: NDArray[Any] | None
     gradients: NDArray[Any] | None
-    picture: NDArray[np.uint8]
+    picture: Picture
     placement: Placement
     labels: tuple[str, ...] | None = None
 
@@ -68,16 +69,17 @@ class Explanation:
 
     @property
     def caption(self) -> str:
-        """Class and probability in one short line: ``tabby 43.1%``. Of a label's synonyms, the first."""
+        """Probability and class in one short line, ``43.1%  tabby``: cut short, it keeps the number. Of a label's
+        synonyms, the first."""
         name = f"class {self.class_index}" if self.label is None else self.label.split(",")[0]
-        return f"{name} {self.score:.1%}"
+        return f"{self.score:.1%}  {name}"
 
     def top(self, k: int = 5) -> list[tuple[int, str | None, float]]:
         """The ``k`` likeliest classes as (index, label, probability), best first."""
         order = np.argsort(-self.scores, kind="stable")[:k]
         return [(int(i), self.labels[i] if self.labels else None, float(self.scores[i])) for i in order]
 
-    def overlay(self, alpha: float = DEFAULT_ALPHA, colormap: str = DEFAULT_COLORMAP) -> NDArray[np.uint8]:
+    def overlay(self, alpha: float = DEFAULT_ALPHA, colormap: str = DEFAULT_COLORMAP) -> Picture:
         """The picture under its heat: uint8 BGR [H, W, 3]. See `onnxcam.runtime.render.overlay`."""
         return render.overlay(self.picture, self.heatmap, alpha=alpha, colormap=colormap)
 

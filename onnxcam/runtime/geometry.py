@@ -85,6 +85,6 @@ def _interpolation(cells: int, input_size: int, start: int, size: int, pixels: i
     """
     position = (start + (np.arange(pixels) + 0.5) * size / pixels) * cells / input_size - 0.5
     position = position.clip(0, cells - 1)
-    matrix = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
+    matrix: NDArray[np.float32] = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
     matrix.flags.writeable = False
     return matrix

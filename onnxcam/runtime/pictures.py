@@ -19,9 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.errors import InputError, OutputError, nearest_names
-from onnxcam.runtime.preprocess import as_bgr
-
-Picture = NDArray[np.uint8]
+from onnxcam.runtime.preprocess import Picture, as_bgr
 
 MAX_PIXELS = 178_956_970
 """What a picture may have unless told otherwise: 512 MiB of colour, Pillow's limit against decompression bombs."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["as_bgr", "model_input"]
+__all__ = ["Picture", "as_bgr", "model_input"]
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -14,7 +14,8 @@ from onnxcam.contract import Preprocess
 from onnxcam.errors import InputError
 from onnxcam.runtime.geometry import Placement
 
-Picture = NDArray[np.uint8]
+Picture: TypeAlias = NDArray[Any]
+"""uint8 BGR [H, W, 3]. (OpenCV's stubs type what it returns too loosely to say so here.)"""
 
 _INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
@@ -63,7 +64,7 @@ def model_input(picture: Picture, placement: Placement, preprocess: Preprocess) 
         whole[target.slices] = image
         image = whole
     if preprocess.dtype == "uint8":
-        values: NDArray[Any] = image
+        values = image
     else:  # (pixel · scale - mean) / std in one multiplication and one subtraction
         std = np.asarray(preprocess.std, np.float64)
         factor = (preprocess.scale / std).astype(np.float32)

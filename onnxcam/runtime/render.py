@@ -14,12 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.errors import OnnxCamError, nearest_names
+from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS, Layout
 
 if TYPE_CHECKING:
     from onnxcam.runtime.explanation import Explanation
 
-Picture = NDArray[np.uint8]
+MINIMUM_CAPITAL = 8
+"""Height in pixels of a capital letter below which nobody reads it."""
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_TRANSLITERATION = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "ı": "i"}
+    | dict.fromkeys("‘’‚′", "'") | dict.fromkeys("“”„″", '"') | dict.fromkeys("–—−‐", "-")
+)  # fmt: skip
 
 
 def render(
@@ -74,10 +82,47 @@ def side_by_side(picture: Picture, other: Picture) -> Picture:
 
 
 def caption(image: Picture, lines: Sequence[str]) -> Picture:
+    """A copy of ``image`` (uint8 BGR) with ``lines`` in its upper left corner, white on a darkened box.
+
+    The letters grow with the picture. A line that does not fit ends in ``...``, and one of which nothing fits is left
+    out. OpenCV's font is ASCII: accents are dropped, other letters become ``?``.
+    """
+    image = image.copy()
+    height, width = image.shape[:2]
+    capital = min(max(MINIMUM_CAPITAL, round(0.03 * (height * width) ** 0.5)), max(height // 4, 1))
+    scale = cv2.getFontScaleFromHeight(_FONT, capital)
+    thickness = max(1, round(capital / 12))
+    margin = max(1, capital // 2)
+    step = capital + margin + margin // 2  # room for what hangs below the line
+    fitting = [_elided(_ascii(line), scale, thickness, width - 3 * margin) for line in lines]
+    fitting = [line for line in fitting if line][: height // step]
+    if not fitting:
+        return image
+    right = 3 * margin + max(cv2.getTextSize(line, _FONT, scale, thickness)[0][0] for line in fitting)
+    box = image[: min(len(fitting) * step + margin, height), : min(right, width)]
+    np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
+    for number, line in enumerate(fitting):
+        origin = (margin + margin // 2, margin + capital + number * step)
+        cv2.putText(image, line, origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
     return image
 
 
-_captioned = caption
+def _elided(text: str, scale: float, thickness: int, width: int) -> str:
+    """``text``, or as much of its beginning as fits into ``width`` pixels with ``...`` behind it."""
+    for length in range(len(text), 0, -1):
+        shown = text if length == len(text) else text[:length].rstrip() + "..."
+        if cv2.getTextSize(shown, _FONT, scale, thickness)[0][0] <= width:
+            return shown
+    return ""
+
+
+def _ascii(text: str) -> str:
+    plain = unicodedata.normalize("NFKD", text.translate(_TRANSLITERATION))
+    kept = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return kept.encode("ascii", "replace").decode()
+
+
+_captioned = caption  # within `render` that name is its option
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import onnxruntime as ort
@@ -32,27 +32,31 @@ from onnxcam.errors import ArtifactError, ClassError, InputError, ProviderError,
 from onnxcam.runtime.explanation import Explanation, probabilities
 from onnxcam.runtime.geometry import Placement, place
 from onnxcam.runtime.labels import class_named
-from onnxcam.runtime.preprocess import as_bgr, model_input
+from onnxcam.runtime.preprocess import Picture, as_bgr, model_input
 from onnxcam.runtime.shipped import shipped_model
 
 ClassChoice: TypeAlias = int | str
 """An index, a rank where negative (-1 the top class), or a label."""
 
-_ORT_ERRORS = tuple(
-    getattr(ort_state, name)
-    for name in (
-        "EPFail",
-        "EngineError",
-        "Fail",
-        "InvalidArgument",
-        "InvalidGraph",
-        "InvalidProtobuf",
-        "NoModel",
-        "NoSuchFile",
-        "NotImplemented",
-        "RuntimeException",
-    )
-) + (RuntimeError, ValueError)
+_ORT_ERRORS = (
+    RuntimeError,
+    ValueError,
+    *(
+        getattr(ort_state, name)
+        for name in (
+            "EPFail",
+            "EngineError",
+            "Fail",
+            "InvalidArgument",
+            "InvalidGraph",
+            "InvalidProtobuf",
+            "NoModel",
+            "NoSuchFile",
+            "NotImplemented",
+            "RuntimeException",
+        )
+    ),
+)
 _QUIET = 4  # of ONNX Runtime's severities, fatal: all else comes back as an exception
 _BY_NAME_ONLY = {"AzureExecutionProvider", "TensorrtExecutionProvider"}
 """Not taken unless asked for: the first sends data away, the second compiles the model for minutes."""
@@ -62,7 +66,7 @@ _BY_NAME_ONLY = {"AzureExecutionProvider", "TensorrtExecutionProvider"}
 class Prepared:
     """A picture (uint8 BGR), where it lies in the model's input, and that input without its batch axis."""
 
-    picture: NDArray[np.uint8]
+    picture: Picture
     placement: Placement
     tensor: NDArray[Any]
 
@@ -134,9 +138,27 @@ class CamModel:
         """Give session and device memory back. May be called twice."""
         self._session = None
 
+    @overload
     def explain(
         self,
-        image: NDArray[Any] | Sequence[NDArray[Any]],
+        image: Sequence[NDArray[Any]],
+        *,
+        class_index: ClassChoice | Sequence[ClassChoice] = ...,
+        inputs: Mapping[str, NDArray[Any]] | None = ...,
+    ) -> list[Explanation]: ...
+
+    @overload
+    def explain(
+        self,
+        image: NDArray[Any],
+        *,
+        class_index: ClassChoice | Sequence[ClassChoice] = ...,
+        inputs: Mapping[str, NDArray[Any]] | None = ...,
+    ) -> Any: ...
+
+    def explain(
+        self,
+        image: Any,
         *,
         class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
         inputs: Mapping[str, NDArray[Any]] | None = None,
@@ -151,7 +173,7 @@ class CamModel:
         Raises `ClassError` before running if a class does not exist, `InputError` if an image does not fit.
         """
         many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
-        images: Sequence[NDArray[Any]] = image if many else [image]  # type: ignore[list-item]
+        images = list(image) if many else [image]
         classes = self.resolve(class_index, len(images))
         explanations = self.run([self.prepare(each) for each in images], class_index=classes, inputs=inputs)
         return explanations if many else explanations[0]
@@ -164,7 +186,7 @@ class CamModel:
                 "to load, or to the export"
             )
         picture = as_bgr(image)
-        placement = place(*picture.shape[:2], self.preprocess)
+        placement = place(picture.shape[0], picture.shape[1], self.preprocess)
         return Prepared(picture, placement, model_input(picture, placement, self.preprocess))
 
     def run(

@@ -11,6 +11,7 @@ from typing import Final
 import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
+from onnxcam.autodiff.rules.movement import fit
 
 _BEFORE_FIRST: Final = -(2**31)
 """The ``ends`` of a Slice with a negative step that takes the first element too."""
@@ -107,7 +108,7 @@ def _padding(
 def correlation_adjoint(
     at: Site,
     dy: ir.Value,
-    w: ir.Value,
+    w: Callable[[], ir.Value],
     along: Sequence[Window],
     *,
     x: ir.Value,
@@ -118,20 +119,21 @@ def correlation_adjoint(
 
     With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose.
 
+    w: emits the weight.
     x: gives the spatial sizes where they are not static.
     mirrored: emits w with its channels swapped and its spatial axes reversed.
     """
     if all(a.stride == 1 and a.begin is not None for a in along):
         return _by_conv(at, dy, mirrored(), along, group)
-    return _by_conv_transpose(at, dy, w, along, x, group)
+    return _by_conv_transpose(at, dy, w(), along, x, group)
 
 
 def _by_conv(at: Site, dy: ir.Value, w: ir.Value, along: Sequence[Window], group: int) -> ir.Value:
     begins = [a.extent - 1 - a.begin for a in along if a.begin is not None]
     ends = [a.extent - 1 - a.end for a in along if a.end is not None]
-    if min(begins + ends) < 0:  # the outermost windows lie in the padding alone
-        crop = [min(p, 0) for p in begins], [min(p, 0) for p in ends]
-        dy = at.op.Pad(dy, [0, 0, *crop[0], 0, 0, *crop[1]])
+    # The outermost windows may lie in the padding alone.
+    margins = {2 + i: (min(p, 0), min(q, 0)) for i, (p, q) in enumerate(zip(begins, ends, strict=True))}
+    dy = fit(at, dy, margins, 2 + len(along))
     dx: ir.Value = at.op.Conv(
         dy,
         w,
@@ -191,7 +193,7 @@ def conv(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     along = windows(at, x, kernel)
     return (
         lambda: correlation_adjoint(
-            at, dy, w, along, x=x, group=group, mirrored=lambda: _mirrored(at, w, kernel, group)
+            at, dy, lambda: w, along, x=x, group=group, mirrored=lambda: _mirrored(at, w, kernel, group)
         ),
         lambda: _weight_adjoint(at, dy, x, w, along, group),
         lambda: at.op.ReduceSum(dy, [0, *range(2, 2 + len(along))], keepdims=0),
@@ -201,9 +203,10 @@ def conv(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 def _kernel(at: Site, w: ir.Value) -> list[int]:
     """The spatial shape of the weight ``w``."""
     kernel = at.attribute("kernel_shape", None) or (None if w.shape is None else list(w.shape)[2:])
-    if kernel is None or not all(isinstance(k, int) for k in kernel):
+    found = [k for k in kernel or () if isinstance(k, int)]
+    if kernel is None or len(found) < len(kernel):
         raise at.unsupported(f"the kernel's shape is not static (weight '{w.name}')")
-    return [int(k) for k in kernel]
+    return found
 
 
 def _mirrored(at: Site, w: ir.Value, kernel: Sequence[int], group: int) -> ir.Value:
@@ -216,10 +219,10 @@ def _mirrored(at: Site, w: ir.Value, kernel: Sequence[int], group: int) -> ir.Va
     if group == 1:
         w = at.op.Transpose(w, perm=[1, 0, *spatial])
     else:
-        shape = None if w.shape is None else list(w.shape)[:2]
-        if shape is None or not all(isinstance(n, int) for n in shape):
+        shape = [n for n in list(w.shape or ())[:2] if isinstance(n, int)]
+        if len(shape) < 2:
             raise at.unsupported(f"the channels of the grouped weight '{w.name}' are not static")
-        outs, ins = int(shape[0]) // group, int(shape[1])
+        outs, ins = shape[0] // group, shape[1]
         if outs > 1 and ins > 1:
             w = at.op.Reshape(w, [group, outs, ins, *kernel])
             w = at.op.Transpose(w, perm=[0, 2, 1, *range(3, 3 + rank)])
@@ -284,12 +287,10 @@ def conv_transpose(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
         pads = less + rest if auto_pad == "SAME_UPPER" else rest + less
 
     def dx() -> ir.Value:
-        crop = [min(p, 0) for p in pads]
-        inner = dy
-        if min(crop) < 0:  # negative padding made y longer than the windows reach
-            inner = at.op.Pad(dy, [0, 0, *crop[:rank], 0, 0, *crop[rank:]])
+        # Negative padding made y longer than the windows reach.
+        margins = {2 + i: (min(pads[i], 0), min(pads[i + rank], 0)) for i in range(rank)}
         found: ir.Value = at.op.Conv(
-            inner,
+            fit(at, dy, margins, 2 + rank),
             w,
             kernel_shape=kernel,
             strides=strides,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["number", "restore", "scatter_add", "zeros"]
+__all__ = ["fit", "number", "restore", "scatter_add", "zeros"]
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import onnx_ir as ir
@@ -40,6 +40,21 @@ def zeros(at: Site, like: ir.Value) -> ir.Value:
     """Zeros of the type and shape of ``like``."""
     made: ir.Value = at.op.Expand(number(at, 0.0, like), at.shape(like))
     return made
+
+
+def fit(at: Site, value: ir.Value, margins: Mapping[int, tuple[int, int]], rank: int) -> ir.Value:
+    """``value``, of ``rank`` axes, with zeros added before and behind on some of them, and cut where negative.
+
+    (A Pad with negative pads would do both; few runtimes know it.)
+    """
+    cuts = {axis: margin for axis, margin in margins.items() if min(margin) < 0}
+    if cuts:
+        starts = [max(-before, 0) for before, _ in cuts.values()]
+        value = at.op.Slice(value, starts, [min(behind, 0) or _UNBOUNDED for _, behind in cuts.values()], list(cuts))
+    pads = [max(margins.get(axis, (0, 0))[side], 0) for side in (0, 1) for axis in range(rank)]
+    if any(pads):
+        value = at.op.Pad(value, pads)
+    return value
 
 
 def scatter_add(at: Site, dy: ir.Value, source: ir.Value, x: ir.Value) -> ir.Value:
@@ -140,7 +155,7 @@ def split(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint]:
         (first, only), *others = [(i, dy) for i, dy in enumerate(dys) if dy is not None]
         known = [size for size in sizes if size is not None]
         if not others and len(known) == len(sizes):
-            return _pad(at, only, {axis: (sum(known[:first]), sum(known[first + 1 :]))}, at.rank(at.input(0)))
+            return fit(at, only, {axis: (sum(known[:first]), sum(known[first + 1 :]))}, at.rank(at.input(0)))
         parts = [zeros(at, y) if dy is None else dy for dy, y in zip(dys, at.y, strict=True)]
         joined: ir.Value = at.op.Concat(*parts, axis=axis)
         return joined
@@ -171,7 +186,7 @@ def _uncut(at: Site, dy: ir.Value) -> ir.Value | None:
         return None
     axes, starts = list(cuts), [int(cut.start) for cut in cuts.values()]
     sizes, taken = at.op.Gather(at.op.Shape(x), axes), at.op.Gather(at.op.Shape(dy), axes)
-    before = starts
+    before = at.op.Min(sizes, starts)
     if min(starts) < 0:
         from_end = at.op.Mul(sizes, [int(start < 0) for start in starts])
         before = at.op.Max(at.op.Add(from_end, starts), [0])
@@ -211,32 +226,28 @@ def _spread(at: Site, dy: ir.Value, picked: dict[int, range]) -> ir.Value | None
     if steps:  # behind every element as many zeros as its step skips
         behind = [axis + 1 + i for i, axis in enumerate(steps)]
         skipped = {axis: (0, step - 1) for axis, step in zip(behind, steps.values(), strict=True)}
-        dy = _pad(at, at.op.Unsqueeze(dy, behind), skipped, at.rank(x) + len(behind))
+        dy = fit(at, at.op.Unsqueeze(dy, behind), skipped, at.rank(x) + len(behind))
         dy = at.op.Reshape(dy, merged)
     around = {}
     for axis, positions in picked.items():
         first = min(positions[0], positions[-1]) if positions else 0
         around[axis] = first, (_length(x, axis) or 0) - first - len(positions) * abs(positions.step)
-    return _pad(at, dy, around, at.rank(x))
+    return fit(at, dy, around, at.rank(x))
 
 
 @rule("Pad", versions=(13, 18, 19, 21, 23, 24, 25))
 def pad(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     mode, pads, axes = at.attribute("mode", "constant"), at.input(1), at.optional(3)
     extra = () if axes is None else (None, axes)
-    if mode == "constant":
-        known = at.constant(pads)
-        back = at.op.Neg(pads) if known is None else [-p for p in known]
-        return (lambda: at.op.Pad(dy, back, *extra),)
-    return (lambda: _trace(at, dy, lambda positions: at.op.Pad(positions, pads, *extra, mode=mode)),)
-
-
-def _pad(at: Site, value: ir.Value, pads: dict[int, tuple[int, int]], rank: int) -> ir.Value:
-    """``value``, of ``rank`` axes, with zeros before and behind on some of them (cut where negative)."""
-    if not any(before or behind for before, behind in pads.values()):
-        return value
-    padded: ir.Value = at.op.Pad(value, [pads.get(axis, (0, 0))[side] for side in (0, 1) for axis in range(rank)])
-    return padded
+    if mode != "constant":
+        return (lambda: _trace(at, dy, lambda positions: at.op.Pad(positions, pads, *extra, mode=mode)),)
+    known, rank = at.constant(pads), at.rank(at.input(0))
+    padded = list(range(rank)) if axes is None else at.constant(axes)
+    if known is None or padded is None:
+        return (lambda: at.op.Pad(dy, at.op.Neg(pads), *extra),)
+    sides = zip(known[: len(padded)], known[len(padded) :], strict=True)
+    margins = {axis: (-before, -behind) for axis, (before, behind) in zip(at.axes(padded, rank), sides, strict=True)}
+    return (lambda: fit(at, dy, margins, rank),)
 
 
 # Picking
@@ -249,13 +260,13 @@ def gather(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     index, size = at.constant(indices), _length(x, axis)
 
     def dx() -> ir.Value:
-        if isinstance(index, int) and size is not None:
-            dy_kept, block = at.op.Unsqueeze(dy, [axis]), [index % size]
-        else:
-            flat = isinstance(index, list) and bool(index) and isinstance(index[0], int) and size
-            dy_kept, block = dy, [i % size for i in index] if flat else []
+        picked = [index] if isinstance(index, int) else index if isinstance(index, list) else []
+        if size is None or not all(isinstance(i, int) for i in picked):
+            picked = []
+        block = [i % (size or 1) for i in picked]
         if block and block == list(range(block[0], block[0] + len(block))):
-            return _pad(at, dy_kept, {axis: (block[0], size - block[-1] - 1)}, at.rank(x))
+            dy_kept = at.op.Unsqueeze(dy, [axis]) if isinstance(index, int) else dy
+            return fit(at, dy_kept, {axis: (block[0], (size or 1) - block[-1] - 1)}, at.rank(x))
         return _trace(at, dy, lambda positions: at.op.Gather(positions, indices, axis=axis))
 
     return (dx,)

@@ -1,0 +1,263 @@
+"""Frames out of video files: upright, in time, and as many as can be read."""
+
+from __future__ import annotations
+
+__all__ = ["INTERPOLATION", "Frame", "VideoInfo", "VideoSource", "open_media"]
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+import av
+import cv2
+import numpy as np
+from av.container.input import InputContainer
+from av.packet import Packet
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from onnxcam.errors import InputError
+
+Picture = NDArray[np.uint8]
+
+INTERPOLATION = 0x40002
+"""swscale's BILINEAR | ACCURATE_RND, for colour conversion here and in the sinks: without exact rounding everything
+darkens by 3 levels of 255."""
+
+_DEFAULT_RATE = Fraction(25)  # FFmpeg's own, for files that do not say
+_HD = 720  # rows from which a video that does not name its YUV matrix is taken to mean BT.709, as players do
+_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
+_NO_VIDEO_FORMATS = {"tty", "hls", "dash", "concat", "applehttp"}  # text as pictures, and lists of other files
+_CLOCK_ANYWHERE = {"mpegts", "mpeg"}  # broadcast formats, whose time does not begin at 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoInfo:
+    """What a video file says of itself.
+
+    width, height: in pixels, as shown, after ``rotation``.
+    rotation: degrees counter-clockwise (0, 90, 180, 270) by which the stored frames were turned.
+    average_rate: frames per second. time_base: the unit of the time stamps, in seconds.
+    frames, duration: number of frames, and seconds; None where the file does not say.
+    pixel_aspect: width over height of a pixel as shown.
+    origin: seconds on the file's clock that are time 0; 0 unless its format starts its clock anywhere.
+    """
+
+    width: int
+    height: int
+    average_rate: Fraction
+    time_base: Fraction
+    frames: int | None
+    duration: float | None
+    has_audio: bool
+    rotation: int = 0
+    pixel_aspect: Fraction = Fraction(1)
+    origin: Fraction = Fraction(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture (uint8 BGR [H, W, 3]) of a video, shown from ``pts`` on for ``duration``, in units of ``time_base``.
+
+    index: counts the frames from 0. duration: 0 where the file does not say.
+    """
+
+    index: int
+    pts: int
+    duration: int
+    time_base: Fraction
+    picture: Picture
+
+    @property
+    def time(self) -> float:
+        """Seconds from the start of the video."""
+        return float(self.pts * self.time_base)
+
+
+class VideoSource:
+    """The frames of the video file at ``path``; a context manager, to be iterated over once.
+
+    The display matrix is applied, every pixel format becomes uint8 BGR, and time stamps are the file's own, however
+    uneven. Damaged packets are skipped, and a file that ends early gives what it has: ``problem`` then says, once the
+    iteration is over, what is missing.
+
+    Raises `InputError` if the file is missing, no video, or not one frame of it can be read.
+
+    ::
+
+        with VideoSource("input.mp4") as source:
+            for frame in source:
+                print(frame.time, frame.picture.shape)
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self.problem: str | None = None
+        self._damaged = 0
+        self._container = open_media(self.path)
+        try:
+            self._stream = self._video_stream()
+            self._stream.thread_type = "AUTO"
+            decoded = self._decoded()
+            first = next(decoded, None)
+            if first is None:
+                raise InputError(f"'{self.path}' is damaged: not one frame of it can be read")
+            self._orientation = _orientation(first)
+            self.info = self._info(first)
+            self._decoded_frames = chain([first], decoded)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> VideoSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        self._container.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        info = self.info
+        origin = round(info.origin / info.time_base)
+        step = max(round(1 / (info.average_rate * info.time_base)), 1)
+        last: Frame | None = None
+        for index, decoded in enumerate(self._decoded_frames):
+            expected = last.pts + step if last else 0
+            pts = expected if decoded.pts is None else decoded.pts - origin
+            last = Frame(index, pts, decoded.duration or 0, info.time_base, self._picture(decoded))
+            yield last
+        if last:
+            self.problem = self._missing(last, step)
+
+    def _video_stream(self) -> VideoStream:
+        format_name = self._container.format.name
+        if format_name == "image2" or format_name.endswith("_pipe"):
+            raise InputError(f"'{self.path}' is a picture, not a video: run 'onnxcam image {self.path}'")
+        if _NO_VIDEO_FORMATS & set(format_name.split(",")):
+            raise InputError(f"'{self.path}' is not a video")
+        for stream in self._container.streams.video:
+            if not stream.disposition & Disposition.attached_pic:
+                return stream
+        kind = "sound alone" if self._container.streams.audio else "no video"
+        raise InputError(f"'{self.path}' holds {kind}: name a file with a video stream")
+
+    def _info(self, first: VideoFrame) -> VideoInfo:
+        stream = self._stream
+        if stream.time_base is None:
+            raise InputError(f"'{self.path}' has no time base: convert it to .mp4 first")
+        swapped, flip_rows, flip_columns = self._orientation
+        width, height = (first.height, first.width) if swapped else (first.width, first.height)
+        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        arbitrary_clock = _CLOCK_ANYWHERE & set(self._container.format.name.split(","))
+        return VideoInfo(
+            width=width,
+            height=height,
+            average_rate=stream.average_rate or stream.guessed_rate or _DEFAULT_RATE,
+            time_base=stream.time_base,
+            frames=stream.frames or None,
+            duration=_duration(self._container, stream),
+            has_audio=bool(self._container.streams.audio),
+            rotation=(90 if flip_rows else 270) if swapped else 180 if flip_rows and flip_columns else 0,
+            pixel_aspect=1 / pixel_aspect if swapped else pixel_aspect,
+            origin=Fraction(self._container.start_time or 0, av.time_base) if arbitrary_clock else Fraction(0),
+        )
+
+    def _decoded(self) -> Iterator[VideoFrame]:
+        """Every frame that can be decoded, counting the packets that cannot."""
+        try:
+            for packet in self._container.demux(self._stream):
+                yield from self._frames_of(packet)
+        except av.FFmpegError:  # the demuxer is lost; what the decoder still holds is good
+            self._damaged += 1
+            yield from self._frames_of(None)
+
+    def _frames_of(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
+        try:
+            yield from self._stream.decode(packet)
+        except av.error.EOFError:
+            pass  # already flushed
+        except av.FFmpegError:
+            self._damaged += 1
+
+    def _picture(self, decoded: VideoFrame) -> Picture:
+        swapped, flip_rows, flip_columns = self._orientation
+        width, height = self.info.width, self.info.height
+        unspecified = decoded.colorspace == _UNSPECIFIED
+        bgr: Picture = decoded.reformat(
+            width=height if swapped else width,  # a stream may change its size on the way
+            height=width if swapped else height,
+            format="bgr24",
+            src_colorspace=(Colorspace.ITU709 if height >= _HD else Colorspace.ITU601) if unspecified else None,
+            interpolation=INTERPOLATION,
+        ).to_ndarray()  # type: ignore[assignment]
+        if swapped:
+            bgr = cv2.transpose(bgr)  # type: ignore[assignment]
+        if flip_rows or flip_columns:
+            bgr = cv2.flip(bgr, -1 if flip_rows and flip_columns else 0 if flip_rows else 1)  # type: ignore[assignment]
+        return bgr
+
+    def _missing(self, last: Frame, step: int) -> str | None:
+        read, info = last.index + 1, self.info
+        end = float((last.pts + (last.duration or step) - (self._stream.start_time or 0)) * info.time_base)
+        slack = 0.5 if info.frames is None else 1.5 * step * float(info.time_base)
+        if info.duration is not None and end < info.duration - slack:
+            if info.frames is not None and read < info.frames:
+                return f"the file ends early: {read} of {info.frames} frames could be read"
+            return f"the file ends early: {end:.1f} of {info.duration:.1f} s could be read"
+        if self._damaged:
+            return f"the file is damaged: {read} frames could be read, and {self._damaged} packets were skipped"
+        return None
+
+
+def open_media(path: Path) -> InputContainer:
+    """The container at ``path``, which opens no other file and no network. Raises `InputError`."""
+    try:
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder, not a video")
+        if path.stat().st_size == 0:
+            raise InputError(f"'{path}' is empty: copy or download it again")
+        return av.open(f"file:{path}", "r", container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
+    except FileNotFoundError:
+        raise InputError(f"there is no file '{path}'") from None
+    except av.error.InvalidDataError:
+        raise InputError(f"'{path}' is not a video, or it is cut off so that nothing of it can be read") from None
+    except (OSError, av.FFmpegError) as error:
+        reason = error.strerror if error.errno in errno.errorcode else str(error)
+        raise InputError(f"'{path}' cannot be read: {reason}") from None
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
+    """Seconds of the video stream, or else of the longest stream."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if written := stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
+        hours, minutes, seconds = written.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _orientation(decoded: VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether to swap rows and columns, and then to flip rows and columns, to show the frame as it is meant.
+
+    The display matrix maps a stored (x, y) to ``(a·x + c·y, b·x + d·y)``; what is left of it after quarter turns and
+    mirrors is nothing that cameras write.
+    """
+    for side_data in decoded.side_data:
+        if side_data.type == SideDataType.DISPLAYMATRIX:
+            a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+            return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
+    return False, False, False
