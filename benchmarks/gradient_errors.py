@@ -2,13 +2,17 @@
 
     python benchmarks/gradient_errors.py [MODEL ...] [--json FILE]
 
-max|got - expected| / max|expected| over a batch of two pictures, float32, ONNX Runtime on the CPU; the second
-picture is explained for its second class. Weights are seeded and random.
+max|got - expected| / max|expected|, float32, ONNX Runtime on the CPU. At the layer: over a batch of two pictures,
+the second explained for its second class. At the input a network of ReLUs has so many kinks that float32 alone
+often falls on the wrong side of one, in torch as well: so the pictures are tried in order, and the first on which
+torch's float32 agrees with torch's float64 to 1e-4 is taken; the columns name it and that agreement. Weights are
+seeded and random.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -19,14 +23,30 @@ from onnxcam.exporter.artifact import ArtifactOptions, add_explanation
 from onnxcam.exporter.torch import INPUT, export_module, random_example
 
 
-def errors(name: str, layer: str) -> dict[str, float]:
-    """The relative errors of outputs, activations and gradients of the model ``name`` at ``layer``."""
-    model, example = lively(name), random_example((3, 224, 224))
-    exported = export_module(model, example, [layer])
+def errors(model: Module, example: Tensor, layer: str) -> dict[str, float]:
+    """The relative errors of outputs, activations and gradients of ``model`` at ``layer``."""
+    exported = export_module(model, random_example((3, 224, 224)), [layer])
     info = add_explanation(
         exported.model, [(layer, exported.targets[0])], output=exported.output, options=ArtifactOptions(methods=())
     )
     return compare_with_torch(exported.model, info, model, example, [layer])
+
+
+def resolved_picture(model: Module) -> tuple[int, Tensor, float]:
+    """The first seed whose picture float32 resolves, the picture, and the error of torch's float32 there."""
+    exact = copy.deepcopy(model).double()
+    tried = []
+    for seed in range(PICTURES):
+        picture = random_example((3, 224, 224), batch=1, seed=seed)
+        classes = model(picture).argmax(1).tolist()
+        single, double = (
+            reference(m, x, [INPUT], classes).gradients[0] for m, x in ((model, picture), (exact, picture.double()))
+        )
+        tried.append((relative_error(single, double), seed, picture))
+        if tried[-1][0] < RESOLVED:
+            break
+    error, seed, picture = min(tried, key=lambda entry: entry[0])
+    return seed, picture, error
 
 
 def main() -> None:
@@ -35,24 +55,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     rows = []
-    print(f"{'model':<24}{'layer':<12}{'outputs':>10}{'A':>10}{'dy/dA':>10}{'dy/dinput':>12}")
+    heads = ("outputs", "A", "dy/dA", "dy/dinput", "float32", "picture")
+    print(f"{'model':<24}{'layer':<12}" + "".join(f"{head:>10}" for head in heads))
     for name in arguments.models:
-        layer = USUAL_LAYERS[name]
-        at_layer, at_input = errors(name, layer), errors(name, INPUT)
-        row = {
-            "model": name,
-            "layer": layer,
-            "outputs": at_layer["outputs"],
-            "activations": at_layer[ACTIVATIONS],
-            "gradients": at_layer[GRADIENTS],
-            "input_gradients": at_input[GRADIENTS],
-        }
-        rows.append(row)
-        numbers = (row["outputs"], row["activations"], row["gradients"])
-        print(
-            f"{name:<24}{layer:<12}" + "".join(f"{x:>10.1e}" for x in numbers) + f"{row['input_gradients']:>12.1e}",
-            flush=True,
-        )
+        layer, model = USUAL_LAYERS[name], lively(name)
+        at_layer = errors(model, random_example((3, 224, 224)), layer)
+        seed, picture, float32 = resolved_picture(model)
+        at_input = errors(model, picture, INPUT)[GRADIENTS]
+        numbers = (at_layer["outputs"], at_layer[ACTIVATIONS], at_layer[GRADIENTS], at_input, float32)
+        print(f"{name:<24}{layer:<12}" + "".join(f"{x:>10.1e}" for x in numbers) + f"{seed:>10}", flush=True)
+        rows.append({"model": name, "layer": layer, **dict(zip(heads, (*numbers, seed), strict=True))})
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""The models that the benchmarks share, with seeded weights under which nothing is zero by accident."""
+"""The models that the benchmarks share, with seeded weights under which no branch is zero by accident."""
 
 from __future__ import annotations
 
@@ -21,19 +21,12 @@ USUAL_LAYERS = {
 
 
 def lively(name: str, *, seed: int = 0) -> nn.Module:
-    """The timm model ``name`` in evaluation mode; norms get scales, shifts and statistics that do something."""
+    """The timm model ``name`` in evaluation mode, seeded; scales that start at zero or nearly so get to matter."""
     torch.manual_seed(seed)
     model = timm.create_model(name, pretrained=False)
     with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d | nn.LayerNorm | nn.GroupNorm):
-                if module.weight is not None:
-                    module.weight.uniform_(0.5, 1.5)
-                    module.bias.normal_(0, 0.2)
-                if isinstance(module, nn.BatchNorm2d):
-                    module.running_mean.normal_(0, 0.2)
-                    module.running_var.uniform_(0.5, 1.5)
         for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("gamma"):  # ConvNeXt's layer scale starts at 1e-6
-                parameter.uniform_(0.2, 1.0)
+            scales = parameter_name.endswith(("weight", "gamma")) and parameter.ndim == 1
+            if scales and parameter.abs().max() < 1e-3:
+                parameter.uniform_(0.1, 0.3)
     return model.eval()

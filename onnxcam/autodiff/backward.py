@@ -45,6 +45,8 @@ def gradients(
     """
     graph = model.graph
     path = _path(graph, of, wrt)
+    if seed is not None:
+        _check_seed(seed, of)
     before = len(graph), set(graph.initializers)
     op = emitter(graph, "gradient")
     adjoints = {of: _ones_like(op, of) if seed is None else seed}
@@ -116,7 +118,8 @@ def _differentiate(
         raise AutodiffError(f"{describe(node)} {found}")
     rule, version = found
     dxs = []
-    by_rule = rule.vjp(Site(op, node, version, active), *dys)
+    at = Site(op, node, version, active)
+    by_rule = rule.vjp(at, *dys)
     covered = range(len(node.inputs)) if isinstance(rule.inputs, str) else rule.inputs
     for index, adjoint in zip(covered, by_rule, strict=True):
         x = node.inputs[index] if index < len(active) and active[index] else None
@@ -124,7 +127,7 @@ def _differentiate(
             continue
         dx = adjoint()
         if rule.broadcasts:
-            dx = sum_to(op, dx, x, node.outputs[0])
+            dx = sum_to(at, dx, x, node.outputs[0])
         dxs.append((x, dx if dx in dys else _typed_as(x, dx)))
     return dxs
 
@@ -138,6 +141,17 @@ def _typed_as(x: ir.Value, dx: ir.Value) -> ir.Value:
     """``dx`` with the type and shape of its primal ``x``."""
     dx.type, dx.shape = x.type, x.shape
     return dx
+
+
+def _check_seed(seed: ir.Value, of: ir.Value) -> None:
+    """Refuse a seed that cannot be the adjoint of ``of``."""
+    same_type = seed.dtype is None or of.dtype is None or seed.dtype == of.dtype
+    same_rank = seed.shape is None or of.shape is None or len(seed.shape) == len(of.shape)
+    if not (same_type and same_rank):
+        raise AutodiffError(
+            f"the seed '{seed.name}' ({seed.dtype}, {seed.shape}) must have the type and shape "
+            f"of '{of.name}' ({of.dtype}, {of.shape})"
+        )
 
 
 def _distinct(op: OpBuilder, values: list[ir.Value], seed: ir.Value | None) -> list[ir.Value]:
@@ -159,5 +173,7 @@ def _discard(graph: ir.Graph, nodes: int, initializers: set[str]) -> None:
 
 def _ones_like(op: OpBuilder, value: ir.Value) -> ir.Value:
     """Ones of the type and shape of ``value``."""
-    static = static_shape(value)
-    return _typed_as(value, op.Expand(op.CastLike(1.0, value), op.Shape(value) if static is None else static))
+    one = op.CastLike(1.0, value)
+    if static_shape(value) == []:
+        return _typed_as(value, one)
+    return _typed_as(value, op.Expand(one, static_shape(value) or op.Shape(value)))

@@ -84,7 +84,7 @@ class Site:
     def rank(self, value: ir.Value) -> int:
         """The number of axes of ``value``; a value of unknown rank cannot be differentiated here."""
         if value.shape is None:
-            raise self.unsupported(f"the rank of '{value.name}' is unknown")
+            raise self.unsupported(f"the rank of '{value.name}' is unknown: run shape inference first")
         return len(value.shape)
 
     def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
@@ -97,9 +97,8 @@ class Site:
         return None if tensor is None else tensor.numpy().tolist()
 
     def shape(self, value: ir.Value) -> ir.Value | list[int]:
-        """The shape of ``value`` as an operand: a list where it is static, else a ``Shape`` node."""
-        static = static_shape(value)
-        return self.op.Shape(value) if static is None else static
+        """The shape of ``value`` as an operand: a list where it is static and not empty, else a ``Shape`` node."""
+        return static_shape(value) or self.op.Shape(value)
 
     def unsupported(self, why: str) -> AutodiffError:
         """The error to raise when the rule does not apply to this node."""
@@ -174,23 +173,21 @@ def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rul
     return found, version
 
 
-def sum_to(op: OpBuilder, dx: ir.Value, x: ir.Value, y: ir.Value, *, matrix: bool = False) -> ir.Value:
+def sum_to(at: Site, dx: ir.Value, x: ir.Value, y: ir.Value, *, matrix: bool = False) -> ir.Value:
     """``dx`` summed over the axes along which ``x`` was broadcast to the shape of ``y``.
 
     matrix: the last two axes of ``x`` and ``y`` are a matrix, which is not broadcast.
     """
-    if x.shape is None or y.shape is None:
-        raise AutodiffError(f"the rank of '{(x if x.shape is None else y).name}' is unknown: run shape inference first")
-    lead = len(y.shape) - len(x.shape)
-    pairs = list(zip(x.shape, y.shape[lead:], strict=True))[: -2 if matrix else None]
+    lead = at.rank(y) - at.rank(x)
+    pairs = list(zip(x.shape or (), (y.shape or ())[lead:], strict=True))[: -2 if matrix else None]
     if lead:
-        dx = op.ReduceSum(dx, list(range(lead)), keepdims=0)
+        dx = at.op.ReduceSum(dx, list(range(lead)), keepdims=0)
     if any(_may_broadcast(a, b) for a, b in pairs if not isinstance(a, int)):
-        shape = op.Shape(x, end=-2) if matrix else op.Shape(x)
-        axes = op.Squeeze(op.NonZero(op.Equal(shape, [1])), [0])
-        return op.ReduceSum(dx, axes, keepdims=1, noop_with_empty_axes=1)  # type: ignore[no-any-return]
+        shape = at.op.Shape(x, end=-2) if matrix else at.op.Shape(x)
+        axes = at.op.Squeeze(at.op.NonZero(at.op.Equal(shape, [1])), [0])
+        return at.op.ReduceSum(dx, axes, keepdims=1, noop_with_empty_axes=1)  # type: ignore[no-any-return]
     axes = [i for i, (a, b) in enumerate(pairs) if _may_broadcast(a, b)]
-    return op.ReduceSum(dx, axes, keepdims=1) if axes else dx
+    return at.op.ReduceSum(dx, axes, keepdims=1) if axes else dx
 
 
 def _may_broadcast(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:

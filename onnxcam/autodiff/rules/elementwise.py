@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__: list[str] = []
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -163,14 +164,14 @@ def tanh(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 def clip(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     """0 at the bounds, as torch's relu6 and hardtanh have it; torch's clamp has 1 there."""
     (y,), low, high = at.y, at.optional(1), at.optional(2)
-    bounded = [low is not None and at.constant(low) != -math.inf, high is not None and at.constant(high) != math.inf]
 
     def dx() -> ir.Value:
-        if not any(bounded):
-            return dy
-        above = at.op.Greater(y, low) if bounded[0] else None
-        below = at.op.Less(y, high) if bounded[1] else None
-        return _where(at, at.op.And(above, below) if all(bounded) else above or below, dy)
+        inside = []
+        if low is not None and at.constant(low) != -math.inf:
+            inside.append(at.op.Greater(y, low))
+        if high is not None and at.constant(high) != math.inf:
+            inside.append(at.op.Less(y, high))
+        return _where(at, functools.reduce(at.op.And, inside), dy) if inside else dy
 
     return (dx,)
 
@@ -183,13 +184,14 @@ def hard_sigmoid(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 @rule("HardSwish", versions=(14, 22))
 def hard_swish(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    """With h = HardSigmoid(x): y = x h, y' = h + x h'. 0 at -3 and 1 at 3."""
+    """With h = HardSigmoid(x): y = x h, y' = h + x h', where x h' = h - 1/2 for 0 < h < 1. 0 at -3 and 1 at 3."""
     op, x = at.op, at.input(0)
 
     def dx() -> ir.Value:
-        x_inside = _where(at, op.Less(op.Abs(x), 3.0), x)
         gate = op.HardSigmoid(x, alpha=1 / 6, beta=0.5)
-        return op.Mul(dy, op.Add(gate, op.Mul(x_inside, 1 / 6)))  # type: ignore[no-any-return]
+        centred = op.Sub(gate, 0.5)
+        slope = op.Add(gate, _where(at, op.Less(op.Abs(centred), 0.5), centred))
+        return op.Mul(dy, slope)  # type: ignore[no-any-return]
 
     return (dx,)
 
@@ -235,9 +237,9 @@ def cast(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: _cast(at, dy, at.input(0)),)
 
 
-@rule("CastLike", versions=(15, 19, 21, 23, 24, 25))
-def cast_like(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    return (lambda: _cast(at, dy, at.input(0)),)
+@rule("CastLike", versions=(15, 19, 21, 23, 24, 25), inputs=(0, 1))
+def cast_like(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
+    return lambda: _cast(at, dy, at.input(0)), None
 
 
 @rule("Dropout", versions=(13, 22))

@@ -31,7 +31,7 @@ def gemm(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
     def dc() -> ir.Value:
         assert c is not None
-        dc = sum_to(at.op, dy, c, y)
+        dc = sum_to(at, dy, c, y)
         return dc if beta == 1 else at.op.Mul(dc, beta)
 
     return da, db, dc
@@ -63,9 +63,9 @@ def matmul(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
         if rank_b == 2 and isinstance(inner, int) and isinstance(outer, int):  # one product over the whole batch
             rows = op.Reshape(a, [-1, inner])
             return op.Gemm(rows, op.Reshape(dy, [-1, outer]), transA=1)  # type: ignore[no-any-return]
-        return sum_to(op, op.MatMul(_transposed(at, a), dy), b, y, matrix=True)
+        return sum_to(at, op.MatMul(_transposed(at, a), dy), b, y, matrix=True)
 
-    return lambda: sum_to(op, op.MatMul(dy, _transposed(at, b)), a, y, matrix=True), db
+    return lambda: sum_to(at, op.MatMul(dy, _transposed(at, b)), a, y, matrix=True), db
 
 
 def _transposed(at: Site, x: ir.Value) -> ir.Value:

@@ -58,7 +58,7 @@ def layer_normalization(
     axes = list(range(at.attribute("axis", -1) % rank, rank))
 
     def wide(value: ir.Value) -> ir.Value:
-        return op.Cast(value, to=ir.DataType.FLOAT) if half else value  # type: ignore[no-any-return]
+        return op.Cast(value, to=ir.DataType.FLOAT) if half else value
 
     def mean(value: ir.Value) -> ir.Value:
         return op.ReduceMean(value, axes)  # type: ignore[no-any-return]
@@ -77,9 +77,9 @@ def layer_normalization(
 
     def dscale() -> ir.Value:
         z, _ = normal_and_std()
-        return _like(at, sum_to(op, op.Mul(wide(dy), z), at.input(1), y), at.input(1))
+        return _like(at, sum_to(at, op.Mul(wide(dy), z), at.input(1), y), at.input(1))
 
-    return dx, dscale, lambda: sum_to(op, dy, at.input(2), y)
+    return dx, dscale, lambda: sum_to(at, dy, at.input(2), y)
 
 
 _HALF = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

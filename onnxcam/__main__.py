@@ -1,0 +1,5 @@
+"""``python -m onnxcam``."""
+
+from onnxcam.cli import main
+
+main()
