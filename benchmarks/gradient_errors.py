@@ -18,9 +18,12 @@ from pathlib import Path
 
 from models import USUAL_LAYERS, lively
 from onnxcam.contract import ACTIVATIONS, GRADIENTS
-from onnxcam.exporter import compare_with_torch
+from onnxcam.exporter import compare_with_torch, relative_error
 from onnxcam.exporter.artifact import ArtifactOptions, add_explanation
-from onnxcam.exporter.torch import INPUT, export_module, random_example
+from onnxcam.exporter.torch import INPUT, Module, Tensor, export_module, random_example, reference
+
+PICTURES = 40
+RESOLVED = 1e-4
 
 
 def errors(model: Module, example: Tensor, layer: str) -> dict[str, float]:

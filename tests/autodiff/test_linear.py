@@ -6,6 +6,8 @@ import torch
 
 from .gradient_check import case, constant, each, equals_central_difference, equals_torch
 
+WEIGHT = [[1.0, -2.0]] * 7
+
 
 def _gemm(t_a: int, t_b: int, alpha: float = 1.0, beta: float = 1.0):
     def gemm(a, b, c=None):
@@ -52,7 +54,7 @@ CASES = [
         ]
     ),
     case("MatMul(a, b)", a=(2, 3, 7), b=(7, 5), static=["b"], torch=torch.matmul),
-    case("MatMul(a, b)", a=(2, 3, 7), b=constant([[1.0, -2.0]] * 7), torch=lambda a: a @ torch.tensor([[1.0, -2.0]] * 7)),
+    case("MatMul(a, b)", a=(2, 3, 7), b=constant(WEIGHT), torch=lambda a: a @ torch.tensor(WEIGHT)),
 ]
 
 

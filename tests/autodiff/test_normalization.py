@@ -2,24 +2,33 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from onnxcam.autodiff import gradients
 from onnxcam.errors import AutodiffError
 
-from .gradient_check import build, case, constant, each, edge, equals_central_difference, equals_torch, has_edge_values, positive
+from .gradient_check import (
+    build,
+    case,
+    constant,
+    each,
+    edge,
+    equals_central_difference,
+    equals_torch,
+    has_edge_values,
+    positive,
+)
 
 MEAN, VAR = np.array([0.5, -1.0, 2.0]), np.array([0.25, 1.0, 4.0])
 
 
 def _batch_norm(x, scale, bias, mean, var):
-    return F.batch_norm(x, mean, var, scale, bias)
+    return functional.batch_norm(x, mean, var, scale, bias)
 
 
 def _layer_norm(axes: int, epsilon: float = 1e-5):
     def layer_norm(x, scale, bias=None):
-        z = F.layer_norm(x, x.shape[-axes:], eps=epsilon) * scale
+        z = functional.layer_norm(x, x.shape[-axes:], eps=epsilon) * scale
         return z if bias is None else z + bias
 
     return layer_norm
@@ -46,7 +55,7 @@ CASES = [
         mean=MEAN,
         var=positive(3),
         wrt=["x"],
-        torch=lambda x, scale, bias, mean, var: F.batch_norm(x, mean, var, scale, bias, eps=0.125),
+        torch=lambda x, scale, bias, mean, var: functional.batch_norm(x, mean, var, scale, bias, eps=0.125),
     ),
     case("LayerNormalization(x, scale, bias)", x=(2, 3, 7), scale=(7,), bias=(7,), torch=_layer_norm(1)),
     case("LayerNormalization(x, scale)", x=(3, 7), scale=(7,), torch=_layer_norm(1)),
@@ -68,7 +77,7 @@ CASES = [
         eps=constant(1e-5),
         scale=(7,),
         bias=(7,),
-        torch=lambda x, scale, bias: F.layer_norm(x, (7,), scale, bias),
+        torch=lambda x, scale, bias: functional.layer_norm(x, (7,), scale, bias),
     ),
 ]
 
@@ -80,7 +89,7 @@ EDGES = [
         scale=[1.0, 1.0, 1.0, 1.0],
         dy=[1.0, 0.0, 0.0, -1.0],
         dx=[[1e5**0.5, 0, 0, -(1e5**0.5)]],
-        torch=lambda x, scale: F.layer_norm(x, (4,), scale),
+        torch=lambda x, scale: functional.layer_norm(x, (4,), scale),
     ),
 ]
 
@@ -111,7 +120,7 @@ def test_batch_normalization_in_training_is_refused():
             var=VAR,
         )
     )
-    with pytest.raises(AutodiffError, match="BatchNormalization-15 'y'.*training_mode=1.*evaluation mode"):
+    with pytest.raises(AutodiffError, match=r"BatchNormalization-15 'y'.*training_mode=1.*evaluation mode"):
         gradients(model, of=model.graph.outputs[0], wrt=[model.graph.inputs[0]])
 
 

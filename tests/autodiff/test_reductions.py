@@ -23,9 +23,7 @@ CASES = [
         for row in [
             case(f"{name}(x)", x=(2, 3, 5), torch=lambda x, of=of: of(x, (0, 1, 2), keepdim=True)),
             case(f"{name}<keepdims=0>(x)", x=(2, 3, 5), torch=lambda x, of=of: of(x)),
-            case(
-                f"{name}(x, axes)", x=(2, 3, 5), axes=constant([1]), torch=lambda x, of=of: of(x, 1, keepdim=True)
-            ),
+            case(f"{name}(x, axes)", x=(2, 3, 5), axes=constant([1]), torch=lambda x, of=of: of(x, 1, keepdim=True)),
             case(
                 f"{name}<keepdims=0>(x, axes)",
                 x=(2, 3, 5, 7),

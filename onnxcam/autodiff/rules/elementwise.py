@@ -89,7 +89,7 @@ def erf(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 @rule("Pow", versions=(13, 15), inputs=(0, 1), broadcasts=True)
 def pow_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    x, p, (y,) = at.input(0), at.input(1), at.y
+    x, p = at.input(0), at.input(1)
     known = at.constant(p)
     if isinstance(known, (int, float)):
         return lambda: _pow_base(at, dy, float(known)), lambda: _pow_exponent(at, dy, p)
