@@ -5,13 +5,14 @@ from __future__ import annotations
 __all__ = ["INTERPOLATION", "Frame", "VideoInfo", "VideoSource", "open_media"]
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import cv2
@@ -36,7 +37,12 @@ darkens by 3 levels of 255."""
 _DEFAULT_RATE = Fraction(25)  # FFmpeg's own, for files that do not say
 _HD = 720  # rows from which a video that does not name its YUV matrix is taken to mean BT.709, as players do
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
-_NO_VIDEO_FORMATS = {"tty", "hls", "dash", "concat", "applehttp"}  # text as pictures, and lists of other files
+_FORMATS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,ivf,h264,hevc,m4v,mjpeg,mxf,dv,nut,rm,wtv,yuv4mpegpipe"
+)
+"""FFmpeg's readers that are used. Of the others some follow lists of files and addresses (HLS waits for ever for a list
+to grow), and one takes any text for a video."""
+_PICTURES = "image2,bmp_pipe,gif_pipe,jpeg_pipe,jpegxl_pipe,png_pipe,tiff_pipe,webp_pipe"
 _CLOCK_ANYWHERE = {"mpegts", "mpeg"}  # broadcast formats, whose time does not begin at 0
 
 
@@ -130,7 +136,7 @@ class VideoSource:
         """Close the file. May be called twice."""
         self._container.close()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame, None, None]:
         info = self.info
         origin = round(info.origin / info.time_base)
         step = max(round(1 / (info.average_rate * info.time_base)), 1)
@@ -144,11 +150,8 @@ class VideoSource:
             self.problem = self._missing(last, step)
 
     def _video_stream(self) -> VideoStream:
-        format_name = self._container.format.name
-        if format_name == "image2" or format_name.endswith("_pipe"):
+        if self._container.format.name in _PICTURES.split(","):
             raise InputError(f"'{self.path}' is a picture, not a video: run 'onnxcam image {self.path}'")
-        if _NO_VIDEO_FORMATS & set(format_name.split(",")):
-            raise InputError(f"'{self.path}' is not a video")
         for stream in self._container.streams.video:
             if not stream.disposition & Disposition.attached_pic:
                 return stream
@@ -228,12 +231,15 @@ def open_media(path: Path) -> InputContainer:
     try:
         if path.is_dir():
             raise InputError(f"'{path}' is a folder, not a video")
+        if not path.is_file():
+            raise FileNotFoundError if not path.exists() else InputError(f"'{path}' is not a file")
         if path.stat().st_size == 0:
             raise InputError(f"'{path}' is empty: copy or download it again")
-        return av.open(f"file:{path}", "r", container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        options = {"protocol_whitelist": "file", "format_whitelist": f"{_FORMATS},{_PICTURES}"}
+        return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'") from None
-    except av.error.InvalidDataError:
+    except (av.error.InvalidDataError, av.error.ArgumentError):  # the second: its format is not among these
         raise InputError(f"'{path}' is not a video, or it is cut off so that nothing of it can be read") from None
     except (OSError, av.FFmpegError) as error:
         reason = error.strerror if error.errno in errno.errorcode else str(error)
@@ -256,8 +262,9 @@ def _orientation(decoded: VideoFrame) -> tuple[bool, bool, bool]:
     The display matrix maps a stored (x, y) to ``(a·x + c·y, b·x + d·y)``; what is left of it after quarter turns and
     mirrors is nothing that cameras write.
     """
-    for side_data in decoded.side_data:
+    side_data: Any
+    for side_data in decoded.side_data:  # declared to give strings
         if side_data.type == SideDataType.DISPLAYMATRIX:
-            a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+            a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
             return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
     return False, False, False

@@ -270,3 +270,10 @@ def test_a_gradient_can_be_differentiated():
     expected = torch.autograd.grad(first, [x, w], u)
     for value, wanted in zip(_run(model, found, run_reference, **feeds), expected, strict=True):
         np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-9)
+
+
+def test_the_second_derivative_of_abs_is_zero_and_leaves_the_rest():
+    model, values = _model("a = Abs(x) y = Mul(a, x)", "float[3] x")
+    (dx,) = gradients(model, of=values["y"], wrt=[values["x"]])
+    (found,) = _run(model, gradients(model, of=dx, wrt=[values["x"]]), x=_f32(-2, 1, 3))
+    np.testing.assert_array_equal(found, [-2, 2, 2])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
+from torch.nn.functional import gelu, hardsigmoid, hardswish, hardtanh, leaky_relu, relu6, silu
 
 from .gradient_check import (
     NEWEST,
@@ -58,15 +58,13 @@ CASES = [
     case("Pow(x, p)", x=apart(3, 4), p=np.array([0, 1, 2, 3]), torch=torch.pow),
     # Activations
     case("Relu(x)", x=apart(3, 5), torch=torch.relu),
-    case("LeakyRelu(x)", x=apart(3, 5), torch=functional.leaky_relu),
+    case("LeakyRelu(x)", x=apart(3, 5), torch=leaky_relu),
     case("LeakyRelu<alpha=0.0>(x)", x=apart(3, 5), torch=torch.relu),
-    case("LeakyRelu<alpha=1.7>(x)", x=apart(3, 5), torch=lambda x: functional.leaky_relu(x, 1.7)),
-    case("LeakyRelu<alpha=-0.4>(x)", x=apart(3, 5), torch=lambda x: functional.leaky_relu(x, -0.4)),
+    case("LeakyRelu<alpha=1.7>(x)", x=apart(3, 5), torch=lambda x: leaky_relu(x, 1.7)),
+    case("LeakyRelu<alpha=-0.4>(x)", x=apart(3, 5), torch=lambda x: leaky_relu(x, -0.4)),
     case("Sigmoid(x)", x=(3, 5), torch=torch.sigmoid),
     case("Tanh(x)", x=(3, 5), torch=torch.tanh),
-    case(
-        "Clip(x, low, high)", x=apart(3, 5, kinks=(0, 6), scale=6), low=constant(0.0), high=SIX, torch=functional.relu6
-    ),
+    case("Clip(x, low, high)", x=apart(3, 5, kinks=(0, 6), scale=6), low=constant(0.0), high=SIX, torch=relu6),
     case("Clip(x, low)", x=apart(3, 5, kinks=(0.5,)), low=constant(0.5), torch=lambda x: x.clamp(min=0.5)),
     case("Clip(x, , high)", x=apart(3, 5, kinks=(0.5,)), high=constant(0.5), torch=lambda x: x.clamp(max=0.5)),
     case("Clip(x, low, high)", x=apart(3, 5), low=constant(-math.inf), high=constant(math.inf), torch=lambda x: x * 1),
@@ -81,15 +79,15 @@ CASES = [
     case(
         "HardSigmoid<alpha=0.16666667, beta=0.5>(x)",
         x=apart(3, 5, kinks=(-3, 3), scale=3),
-        torch=functional.hardsigmoid,
+        torch=hardsigmoid,
     ),
     case("HardSigmoid(x)", x=apart(3, 5, kinks=(-2.5, 2.5), scale=3), torch=lambda x: (0.2 * x + 0.5).clamp(0, 1)),
-    case("HardSwish(x)", x=apart(3, 5, kinks=(-3, 3), scale=3), torch=functional.hardswish),
-    case("Gelu(x)", x=(3, 5), torch=functional.gelu, opsets=(20, NEWEST)),
+    case("HardSwish(x)", x=apart(3, 5, kinks=(-3, 3), scale=3), torch=hardswish),
+    case("Gelu(x)", x=(3, 5), torch=gelu, opsets=(20, NEWEST)),
     case(
         'Gelu<approximate="tanh">(x)',
         x=(3, 5),
-        torch=lambda x: functional.gelu(x, approximate="tanh"),
+        torch=lambda x: gelu(x, approximate="tanh"),
         opsets=(20, NEWEST),
     ),
     case(
@@ -98,9 +96,9 @@ CASES = [
         root=constant(math.sqrt(2)),
         one=constant(1.0),
         half=constant(0.5),
-        torch=functional.gelu,
+        torch=gelu,
     ),
-    case("s = Sigmoid(x); y = Mul(x, s)", x=(3, 5), torch=functional.silu),
+    case("s = Sigmoid(x); y = Mul(x, s)", x=(3, 5), torch=silu),
     # Selection and casts
     case("Where(c, a, b)", c=CONDITION, a=(3, 5), b=(5,), torch=torch.where),
     case("Where(c, a, b)", c=CONDITION, a=(), b=(2, 1, 5), torch=torch.where),
@@ -122,7 +120,7 @@ EDGES = [
         "is alpha at 0",
         x=[-1.0, 0.0, 2.0],
         dx=[0.25, 0.25, 1],
-        torch=lambda x: functional.leaky_relu(x, 0.25),
+        torch=lambda x: leaky_relu(x, 0.25),
     ),
     edge("Abs(x)", "is 0 at 0", x=[-1.0, 0.0, 2.0], dx=[-1, 0, 1], torch=torch.abs),
     edge(
@@ -132,7 +130,7 @@ EDGES = [
         low=constant(0.0),
         high=SIX,
         dx=[0, 0, 1, 0, 0],
-        torch=functional.relu6,
+        torch=relu6,
     ),
     edge(
         "Clip(x, low, high)",
@@ -141,7 +139,7 @@ EDGES = [
         low=constant(-1.0),
         high=constant(1.0),
         dx=[0, 0, 1, 0, 0],
-        torch=functional.hardtanh,
+        torch=hardtanh,
     ),
     edge("Clip(x, low)", "is 0 at its only bound", x=[-1.0, 0.0, 2.0], low=constant(0.0), dx=[0, 0, 1]),
     edge(
@@ -163,23 +161,21 @@ EDGES = [
         "is 0 at -3 and 1 at 3",
         x=[-INF, -4.0, -3.0, 0.0, 1.5, 3.0, 4.0],
         dx=[0, 0, 0, 0.5, 1.0, 1, 1],
-        torch=functional.hardswish,
+        torch=hardswish,
     ),
     edge("Sigmoid(x)", "saturates", x=[-1e4, 0.0, 1e4], dx=[0, 0.25, 0], torch=torch.sigmoid),
     edge("Tanh(x)", "saturates", x=[-1e4, 0.0, 1e4], dx=[0, 1, 0], torch=torch.tanh),
     edge("Erf(x)", "saturates", x=[-1e30, 0.0, 1e30], dx=[0, 2 / math.sqrt(math.pi), 0], torch=torch.erf),
-    edge(
-        "Gelu(x)", "saturates", x=[-1e25, -50.0, 0.0, 50.0, 1e25], dx=[0, 0, 0.5, 1, 1], opset=20, torch=functional.gelu
-    ),
+    edge("Gelu(x)", "saturates", x=[-1e25, -50.0, 0.0, 50.0, 1e25], dx=[0, 0, 0.5, 1, 1], opset=20, torch=gelu),
     edge(
         'Gelu<approximate="tanh">(x)',
         "saturates",
         x=[-1e4, -50.0, 0.0, 50.0, 1e4],
         dx=[0, 0, 0.5, 1, 1],
         opset=20,
-        torch=lambda x: functional.gelu(x, approximate="tanh"),
+        torch=lambda x: gelu(x, approximate="tanh"),
     ),
-    edge("s = Sigmoid(x); y = Mul(x, s)", "saturates", x=[-1e4, 0.0, 1e4], dx=[0, 0.5, 1], torch=functional.silu),
+    edge("s = Sigmoid(x); y = Mul(x, s)", "saturates", x=[-1e4, 0.0, 1e4], dx=[0, 0.5, 1], torch=silu),
     edge("Exp(x)", "underflows to 0 and overflows to infinity", x=[-1e4, 0.0, 1e4], dx=[0, 1, INF], torch=torch.exp),
     edge("Log(x)", "is infinite at 0", x=[0.0, 4.0], dx=[INF, 0.25], torch=torch.log),
     edge("Sqrt(x)", "is infinite at 0", x=[0.0, 4.0], dx=[INF, 0.25], torch=torch.sqrt),

@@ -57,6 +57,11 @@ def abs_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: at.op.Mul(dy, at.op.Sign(x)),)
 
 
+@rule("Sign", versions=(13,))
+def sign(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
+    return (None,)
+
+
 @rule("Reciprocal", versions=(13,))
 def reciprocal(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     (y,) = at.y

@@ -1,0 +1,144 @@
+"""``onnxcam video``: every frame of a video explained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxcam.cli.options import (
+    class_option,
+    json_option,
+    model_option,
+    overwrite_option,
+    provider_option,
+    render_options,
+)
+
+if TYPE_CHECKING:
+    from onnxcam.runtime.pipeline import ExplainedFrame, VideoSummary
+    from onnxcam.runtime.sources import VideoInfo
+
+_STRETCHES = 20  # as many as a screen shows
+
+
+@click.command()
+@click.argument("video_path", metavar="INPUT", type=click.Path(path_type=Path))
+@model_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Video to write: .mp4, .mov or .mkv.  [default: INPUT_cam.mp4]",
+)
+@class_option
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Explain one frame in N, and keep its heat until the next.",
+)
+@render_options
+@overwrite_option
+@provider_option
+@json_option
+def video(
+    video_path: Path,
+    model: Path | None,
+    output: Path | None,
+    class_index: int | str,
+    every: int,
+    overwrite: bool,
+    providers: tuple[str, ...],
+    as_json: bool,
+    **style: Any,
+) -> None:
+    """Explain every frame of the video INPUT, and write it with its sound as H.264 that plays anywhere.
+
+    Ctrl-C ends the work early and keeps what was done. Of a damaged file, all that can be read is explained.
+
+    \b
+    Examples:
+      onnxcam video input.mp4                                -> input_cam.mp4
+      onnxcam video input.mp4 --class 'tabby' --layout side-by-side
+      onnxcam video input.mp4 -m resnet50.cam.onnx -o explained.mkv --every 3
+      onnxcam video input.mp4 --json > frames.jsonl
+    """
+    from onnxcam.cli.progress import frame_progress
+    from onnxcam.runtime import load
+    from onnxcam.runtime.pipeline import explain_video
+    from onnxcam.runtime.sinks import check_output
+
+    output = output or video_path.with_name(f"{video_path.stem}_cam.mp4")
+    check_output(output, source=video_path, overwrite=overwrite)
+    frames: list[ExplainedFrame] = []
+    with load(model, providers=providers or None) as cam_model, frame_progress(video_path.name) as (start, advance):
+
+        def on_start(info: VideoInfo) -> None:
+            start(info.frames or (info.duration and round(info.duration * info.average_rate)) or None)
+
+        def on_frame(frame: ExplainedFrame) -> None:
+            if as_json:
+                click.echo(_json_line(frame))
+            else:
+                frames.append(frame)
+            advance()
+
+        summary = explain_video(
+            cam_model,
+            video_path,
+            output,
+            class_index=class_index,
+            every=every,
+            overwrite=overwrite,
+            on_start=on_start,
+            on_frame=on_frame,
+            **style,
+        )
+    if not as_json:
+        for line in _report(summary, frames):
+            click.echo(line)
+    if summary.problem:
+        click.echo(f"Warning: '{video_path}': {summary.problem}", err=True)
+    if summary.interrupted:
+        kept = f"'{output}' holds the {summary.frames} frames up to there" if summary.frames else "nothing is written"
+        click.echo(f"Interrupted: {kept}", err=True)
+        raise click.exceptions.Exit(130)
+
+
+def _json_line(frame: ExplainedFrame) -> str:
+    return json.dumps(
+        {
+            "frame": frame.index,
+            "time": round(frame.time, 6),
+            "class": frame.class_index,
+            "label": frame.label,
+            "score": round(frame.score, 6),
+        },
+        ensure_ascii=False,
+    )
+
+
+def _report(summary: VideoSummary, frames: Sequence[ExplainedFrame]) -> Iterator[str]:
+    """The file that was written, and the stretches of one class with their mean probability."""
+    yield (
+        f"{summary.output}: {summary.frames} frames, {summary.duration:.2f} s, explained in {summary.elapsed:.1f} s "
+        f"({summary.frames / summary.elapsed:.1f} frames per second)"
+    )
+    runs = [list(run) for _, run in groupby(frames, key=lambda frame: frame.class_index)]
+    ends = [run[0].time for run in runs[1:]] + [summary.duration]
+    stretches = [
+        (run[0].time, end, run[0].label or f"class {run[0].class_index}", sum(f.score for f in run) / len(run))
+        for run, end in zip(runs, ends, strict=True)
+    ]
+    longest = sorted(stretches, key=lambda stretch: stretch[0] - stretch[1])[:_STRETCHES]
+    for begin, end, name, score in sorted(longest):
+        yield f"  {begin:.2f}-{end:.2f} s  {name}  {score:.2f}"
+    if len(stretches) > len(longest):
+        yield f"  and {len(stretches) - len(longest)} shorter stretches: --json gives every frame"

@@ -1,0 +1,205 @@
+"""A video in, the same video explained out: reading, explaining and writing overlap.
+
+::
+
+    main thread ◄── encode, mux ◄── explain, draw ◄── decode, prepare ◄── file
+                    (thread 3)      (thread 2)        (thread 1)
+
+Each stage runs a few frames `ahead` of the next in a thread of its own. FFmpeg, ONNX Runtime
+and OpenCV release the interpreter lock while they work. Nothing but waiting happens in the main thread, so that Ctrl-C
+finds every stage between two frames.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ExplainedFrame", "HeatScale", "VideoSummary", "ahead", "explain_video"]
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnxcam.contract import DEFAULT_CLASS_INDEX
+from onnxcam.errors import InputError
+from onnxcam.runtime.explanation import Explanation
+from onnxcam.runtime.render import render
+from onnxcam.runtime.session import CamModel, ClassChoice, Prepared
+from onnxcam.runtime.sinks import VideoSink, check_output
+from onnxcam.runtime.sources import Frame, VideoInfo, VideoSource
+from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, Layout
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_DEPTH = 2  # frames between two stages: enough to even out their times, few enough for 4K
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedFrame:
+    """What was written for one frame. Between two explanations (``every``), the earlier one stands."""
+
+    index: int
+    time: float
+    class_index: int
+    label: str | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSummary:
+    """What `explain_video` did.
+
+    frames: how many were written to ``output``; explained: how many of them went through the model.
+    duration: of the video, in seconds; elapsed: of the work.
+    problem: what of the source could not be read, or None.
+    interrupted: whether Ctrl-C ended it; ``output`` then holds the frames up to there.
+    """
+
+    output: Path
+    info: VideoInfo
+    frames: int
+    explained: int
+    duration: float
+    elapsed: float
+    problem: str | None
+    interrupted: bool
+
+
+@dataclass(slots=True)
+class HeatScale:
+    """The peak that is drawn hottest: each class's own, held, and fading by half in ``half_life`` seconds of video.
+
+    Scaled by its own maximum each frame would flicker; held for ever, one strong frame would leave the rest cold.
+    Maps of different classes share no unit, so each class keeps a scale of its own.
+    """
+
+    half_life: float = 2.0
+    _held: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    def update(self, peak: float, class_index: int, time: float) -> float:
+        """The scale at ``time`` (seconds), at least ``peak``."""
+        held, since = self._held.get(class_index, (peak, time))
+        scale = max(peak, held * math.pow(2, -max(time - since, 0.0) / self.half_life))
+        self._held[class_index] = scale, time
+        return scale
+
+
+def explain_video(
+    model: CamModel,
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    class_index: ClassChoice = DEFAULT_CLASS_INDEX,
+    every: int = 1,
+    layout: Layout = DEFAULT_LAYOUT,
+    alpha: float = DEFAULT_ALPHA,
+    colormap: str = DEFAULT_COLORMAP,
+    caption: bool = True,
+    overwrite: bool = False,
+    on_start: Callable[[VideoInfo], None] | None = None,
+    on_frame: Callable[[ExplainedFrame], None] | None = None,
+) -> VideoSummary:
+    """Write to ``output`` the video ``source`` with every frame explained, its time stamps and sound kept.
+
+    class_index: what to explain in each frame; by default that frame's top class.
+    every: explain one frame in so many, and draw its heat on those up to the next.
+    layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
+    on_start, on_frame: called in the calling thread, before the first frame and after each one written.
+
+    Ctrl-C (`KeyboardInterrupt`) is taken as the end of the video: what was done is made whole, and the summary says so.
+    Of a damaged source all that can be read is explained, and the summary says what is missing.
+
+    Raises `InputError`, `OutputError` or `ClassError` before any work if the source cannot be read, the output must
+    not be written, or the class does not exist. An error on the way leaves no output.
+    """
+    if every < 1:
+        raise InputError(f"one frame in {every} cannot be explained: 'every' is 1 or more")
+    (choice,) = model.resolve(class_index)
+    check_output(Path(output), source=source, overwrite=overwrite)
+    started = time.monotonic()
+    artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
+    with (
+        VideoSource(source) as video,
+        VideoSink(output, video.info, sound_from=source, overwrite=overwrite) as sink,
+    ):
+        if on_start:
+            on_start(video.info)
+
+        def prepare(frame: Frame) -> tuple[Frame, Prepared | None]:
+            return frame, model.prepare(frame.picture) if frame.index % every == 0 else None
+
+        def write(drawn: tuple[Frame, ExplainedFrame]) -> ExplainedFrame:
+            sink.write(drawn[0])
+            return drawn[1]
+
+        written = ahead(write, ahead(artist.draw, ahead(prepare, iter(video))))
+        interrupted = False
+        try:
+            with closing(written):
+                for frame in written:
+                    if on_frame:
+                        on_frame(frame)
+        except KeyboardInterrupt:
+            interrupted = True
+        sink.finish(rest_of_sound=not interrupted)
+    return VideoSummary(
+        output=sink.path,
+        info=video.info,
+        frames=sink.frames,
+        explained=-(-sink.frames // every),
+        duration=sink.duration,
+        elapsed=time.monotonic() - started,
+        problem=video.problem,
+        interrupted=interrupted,
+    )
+
+
+def ahead(function: Callable[[S], T], items: Generator[S, None, None]) -> Generator[T, None, None]:
+    """``function`` of each item, in order, computed in a thread of its own up to `_DEPTH` items before it is asked for.
+
+    An error of ``function`` or ``items`` is raised here, at its place. Closing the generator waits for the item in
+    work, then closes ``items`` too, so that a chain of these ends as a whole and leaves no thread.
+    """
+
+    def step() -> T | None:
+        item = next(items, None)
+        return None if item is None else function(item)
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxcam") as worker:
+        pending = deque(worker.submit(step) for _ in range(_DEPTH))
+        try:
+            while (result := pending.popleft().result()) is not None:
+                pending.append(worker.submit(step))
+                yield result
+        finally:
+            for future in pending:
+                future.cancel()
+            worker.submit(items.close).result()
+
+
+class _Artist:
+    """Explains the frames that were prepared, and draws the latest explanation on every frame."""
+
+    def __init__(self, model: CamModel, class_index: int, style: dict[str, Any]) -> None:
+        self._model = model
+        self._class_index = class_index
+        self._style = style
+        self._scale = HeatScale()
+        self._latest: Explanation | None = None
+        self._peak = 0.0
+
+    def draw(self, item: tuple[Frame, Prepared | None]) -> tuple[Frame, ExplainedFrame]:
+        frame, prepared = item
+        if prepared is not None:
+            (self._latest,) = self._model.run([prepared], class_index=self._class_index)
+            self._peak = self._scale.update(self._latest.peak, self._latest.class_index, frame.time)
+        assert self._latest is not None  # the first frame is always prepared
+        shown = replace(self._latest, picture=frame.picture)
+        drawn = replace(frame, picture=render(shown, peak=self._peak, **self._style))
+        return drawn, ExplainedFrame(frame.index, frame.time, shown.class_index, shown.label, shown.score)

@@ -1,0 +1,270 @@
+"""Frames into video files that browsers and phones play, with the sound of the source."""
+
+from __future__ import annotations
+
+__all__ = ["SUFFIXES", "VideoSink", "check_output"]
+
+import errno
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+
+import av
+import cv2
+from av.audio.stream import AudioStream
+from av.container.output import OutputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+from av.video.stream import VideoStream
+
+from onnxcam.errors import OutputError, nearest_names
+from onnxcam.runtime.sources import INTERPOLATION, Frame, VideoInfo, open_media
+
+SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+"""What can be written, and FFmpeg's name for it."""
+
+_SOUND_COPIED = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}
+"""Codecs that players expect in all of `SUFFIXES`; others (a camera's PCM, Vorbis) become AAC."""
+_AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
+_BT709 = 1  # in FFmpeg's tables of primaries, transfer and matrix alike
+
+
+class VideoSink:
+    """Writes frames as H.264 to ``path``; a context manager that leaves a whole file there, or nothing.
+
+    frames, duration: what was written so far, in frames and seconds.
+    info: of the source: its time base, rate and pixel aspect are kept, and with it every frame's own time.
+    sound_from: a media file whose sound is carried along, packet by packet.
+
+    The picture is BT.709 4:2:0, tagged so; odd sizes get one more row or column, a repeat of the last. Until it is
+    whole the file has a hidden name in the same folder. Leaving the ``with`` block by an exception removes it.
+
+    Raises `OutputError` before anything is written if ``path`` exists (unless ``overwrite``), is ``sound_from``
+    itself under whatever name, has an unknown suffix or lies in no folder; later, if the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        info: VideoInfo,
+        *,
+        sound_from: str | PathLike[str] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.frames = 0
+        self.duration = 0.0
+        self._info = info
+        self._stream: VideoStream | None = None
+        self._last_pts: int | None = None
+        self._sound: _Sound | None = None
+        source = Path(sound_from) if sound_from is not None and info.has_audio else None
+        check_output(self.path, source=sound_from, overwrite=overwrite)
+        self._temporary = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        with self._writing():
+            self._container: OutputContainer = av.open(
+                os.fspath(self._temporary),
+                "w",
+                format=SUFFIXES[self.path.suffix.casefold()],
+                options={} if self.path.suffix.casefold() == ".mkv" else {"movflags": "+faststart"},
+            )
+        try:
+            if source:
+                self._sound = _Sound(source, self._container, info.origin)
+        except BaseException:
+            self.discard()
+            raise
+
+    def __enter__(self) -> VideoSink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def write(self, frame: Frame) -> None:
+        """Add ``frame``; all have the size of the first. Raises `OutputError` if the disk is full."""
+        picture = frame.picture
+        height, width = picture.shape[:2]
+        if height % 2 or width % 2:
+            picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+        with self._writing():
+            if self._stream is None:
+                self._stream = self._video_stream(*picture.shape[:2])
+            encoded = VideoFrame.from_ndarray(picture, format="bgr24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=INTERPOLATION,
+            )
+            # a broken file may repeat a time stamp, which no file format takes
+            pts = frame.pts if self._last_pts is None else max(frame.pts, self._last_pts + 1)
+            encoded.pts, encoded.time_base, encoded.duration = pts, frame.time_base, frame.duration
+            self._container.mux(self._stream.encode(encoded))
+            if self._sound:
+                self._sound.write(until=pts * frame.time_base)
+        self._last_pts = pts
+        self.frames += 1
+        self.duration = float(pts * frame.time_base) + (
+            float(frame.duration * frame.time_base) or float(1 / self._info.average_rate)
+        )
+
+    def finish(self, *, rest_of_sound: bool = True) -> None:
+        """Make the file whole and give it its name. Without a frame there is none. A second call does nothing.
+
+        rest_of_sound: whether sound that goes on after the last frame is written too.
+        """
+        stream, self._stream = self._stream, None
+        try:
+            if stream is None:
+                return
+            with self._writing():
+                self._container.mux(stream.encode(None))
+                if self._sound:
+                    self._sound.finish(rest=rest_of_sound)
+                self._container.close()
+                os.replace(self._temporary, self.path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close and remove what was written so far. After `finish` nothing is left to remove."""
+        if self._sound:
+            self._sound.close()
+        with suppress(OSError, av.FFmpegError):
+            self._container.close()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    def _video_stream(self, height: int, width: int) -> VideoStream:
+        stream = self._container.add_stream("libx264", rate=self._info.average_rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "20", "preset": "veryfast"}
+        stream.thread_type = "FRAME"
+        context = stream.codec_context
+        context.time_base = stream.time_base = self._info.time_base
+        context.sample_aspect_ratio = self._info.pixel_aspect
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = int(ColorRange.MPEG)
+        return stream
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """FFmpeg's errors as an `OutputError` of one sentence."""
+        try:
+            yield
+        except (OSError, av.FFmpegError) as error:
+            if error.errno == errno.ENOSPC:
+                raise OutputError(f"'{self.path}' cannot be written: the disk is full") from None
+            reason = error.strerror or str(error)
+            raise OutputError(f"'{self.path}' cannot be written: {reason[:1].lower()}{reason[1:]}") from None
+
+
+class _Sound:
+    """The sound streams of the file at ``path``, on their way into ``output``.
+
+    They are read apart from the pictures, so that a packet waits for no frame but that of its own time.
+    """
+
+    def __init__(self, path: Path, output: OutputContainer, origin: Fraction) -> None:
+        self._input = open_media(path)
+        self._output = output
+        self._origin = origin
+        self._targets: dict[int, AudioStream] = {}
+        self._copied: set[int] = set()
+        self._last_dts: dict[int, int] = {}
+        for stream in self._input.streams.audio:
+            if stream.codec_context.name in _SOUND_COPIED:
+                target = output.add_stream_from_template(stream)
+                self._copied.add(stream.index)
+            elif stream.codec_context.sample_rate:
+                rate = stream.codec_context.sample_rate
+                target = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
+                target.layout = stream.layout
+            else:
+                warnings.warn(f"the sound of '{path}' cannot be decoded, and is left out", RuntimeWarning, stacklevel=4)
+                continue
+            self._targets[stream.index] = target
+        wanted = [stream for stream in self._input.streams.audio if stream.index in self._targets]
+        self._packets = self._input.demux(*wanted) if wanted else iter(())
+        self._next = self._following()
+
+    def write(self, *, until: Fraction | None) -> None:
+        """Write what sounds up to ``until`` seconds; None is all there is."""
+        while self._next is not None and (until is None or self._time(self._next) <= until):
+            packet, self._next = self._next, None
+            target = self._targets[packet.stream.index]
+            if packet.stream.index in self._copied:
+                self._copy(packet, target)
+            else:
+                self._encode(packet, target)
+            self._next = self._following()
+
+    def finish(self, *, rest: bool) -> None:
+        if rest:
+            self.write(until=None)
+        for index, target in self._targets.items():
+            if index not in self._copied and target.codec_context.is_open:
+                self._output.mux(target.encode(None))
+
+    def close(self) -> None:
+        self._input.close()
+
+    def _following(self) -> Packet[AudioStream] | None:
+        """The next packet that holds sound; None at the end, or where the file is damaged beyond reading."""
+        with suppress(av.FFmpegError):
+            for packet in self._packets:
+                if packet.dts is not None:
+                    return packet  # type: ignore[return-value]
+        return None
+
+    def _time(self, packet: Packet[AudioStream]) -> Fraction:
+        return packet.dts * packet.time_base - self._origin  # type: ignore[operator]
+
+    def _copy(self, packet: Packet[AudioStream], target: AudioStream) -> None:
+        index, shift = packet.stream.index, round(self._origin / packet.time_base)
+        packet.dts -= shift  # type: ignore[operator]
+        packet.pts = packet.dts if packet.pts is None else packet.pts - shift
+        if packet.dts <= self._last_dts.get(index, packet.dts - 1):
+            return  # a damaged file goes back in time, which no file format takes
+        self._last_dts[index] = packet.dts
+        packet.stream = target
+        self._output.mux(packet)
+
+    def _encode(self, packet: Packet[AudioStream], target: AudioStream) -> None:
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            return  # damaged: silence
+        for frame in frames:
+            if frame.pts is not None and frame.time_base is not None:
+                frame.pts -= round(self._origin / frame.time_base)
+            self._output.mux(target.encode(frame))
+
+
+def check_output(path: Path, *, source: str | PathLike[str] | None, overwrite: bool) -> None:
+    """Raise `OutputError` if a video cannot, or must not, be written to ``path``."""
+    if path.suffix.casefold() not in SUFFIXES:
+        near = nearest_names(path.suffix, SUFFIXES)
+        raise OutputError(
+            f"a video is written as {', '.join(SUFFIXES)}, not as '{path.suffix}'" + (f": {near}" if near else "")
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"'{path}' cannot be written: there is no folder '{path.parent}'")
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder: name a file")
+    if path.exists():
+        if source is not None and os.path.samefile(path, source):
+            raise OutputError(f"'{path}' is the input itself: choose another name with -o")
+        if not overwrite:
+            raise OutputError(f"'{path}' exists: choose another name with -o, or replace it with --overwrite")
