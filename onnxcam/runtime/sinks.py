@@ -67,13 +67,11 @@ class VideoSink:
         source = Path(sound_from) if sound_from is not None and info.has_audio else None
         check_output(self.path, source=sound_from, overwrite=overwrite)
         self._temporary = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        kind = SUFFIXES[self.path.suffix.casefold()]
+        ticks = str(info.time_base.denominator)  # by default a late first frame is placed to the millisecond
+        options = {} if kind == "matroska" else {"movflags": "+faststart", "movie_timescale": ticks}
         with self._writing():
-            self._container: OutputContainer = av.open(
-                os.fspath(self._temporary),
-                "w",
-                format=SUFFIXES[self.path.suffix.casefold()],
-                options={} if self.path.suffix.casefold() == ".mkv" else {"movflags": "+faststart"},
-            )
+            self._container: OutputContainer = av.open(os.fspath(self._temporary), "w", format=kind, options=options)
         try:
             if source:
                 self._sound = _Sound(source, self._container, info.origin)
@@ -237,6 +235,8 @@ class _Sound:
         packet.pts = packet.dts if packet.pts is None else packet.pts - shift
         if packet.dts <= self._last_dts.get(index, packet.dts - 1):
             return  # a damaged file goes back in time, which no file format takes
+        if packet.pts < 0 and self._output.format.name == "matroska":
+            return  # an encoder's run-up, silent, before which FFmpeg would delay everything else
         self._last_dts[index] = packet.dts
         packet.stream = target
         self._output.mux(packet)

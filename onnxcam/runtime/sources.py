@@ -252,7 +252,8 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
         return float(stream.duration * stream.time_base)
     if written := stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
         hours, minutes, seconds = written.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        start = float((stream.start_time or 0) * (stream.time_base or 0))
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - start
     return container.duration / av.time_base if container.duration else None
 
 

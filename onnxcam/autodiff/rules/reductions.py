@@ -42,7 +42,7 @@ def log_softmax(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 
 def _reduced(at: Site) -> tuple[int, ...] | ir.Value:
-    """The reduced axes, sorted; a value where they are known only when the graph runs."""
+    """The reduced axes; a value where they are known only when the graph runs."""
     axes = at.attribute("axes", None)  # an input since ReduceSum-13 and ReduceMean-18
     given = at.optional(1)
     if given is not None:
@@ -51,7 +51,7 @@ def _reduced(at: Site) -> tuple[int, ...] | ir.Value:
             return given
     rank = at.rank(at.input(0))
     if axes:
-        return tuple(sorted(at.axes(axes, rank)))
+        return at.axes(axes, rank)
     return () if at.attribute("noop_with_empty_axes", 0) else tuple(range(rank))
 
 

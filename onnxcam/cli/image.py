@@ -1,0 +1,156 @@
+"""``onnxcam image``: pictures in, their explanation out."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxcam.cli.options import (
+    class_option,
+    json_option,
+    max_pixels_option,
+    model_option,
+    overwrite_option,
+    provider_option,
+    render_options,
+)
+
+if TYPE_CHECKING:
+    from onnxcam.runtime import Explanation
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+"""What a folder is searched for."""
+
+
+@click.command()
+@click.argument("inputs", metavar="[MODEL.onnx] PICTURE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, or a folder for several.  [default: NAME_cam.png beside NAME]")
+@class_option
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list.")
+@render_options
+@provider_option
+@json_option
+@max_pixels_option
+@overwrite_option
+def image(
+    inputs: tuple[Path, ...],
+    model: Path | None,
+    output: Path | None,
+    class_index: int | str,
+    top: int,
+    providers: tuple[str, ...],
+    as_json: bool,
+    max_pixels: int | None,
+    overwrite: bool,
+    **style: Any,
+) -> None:
+    """Explain pictures: class, probability and time on stdout, and the picture with the heat of its class.
+
+    A first argument that ends in .onnx is the model.
+
+    \b
+    Examples:
+      onnxcam image cat.jpg                              -> cat_cam.png
+      onnxcam image photos/ -o out/ --top 3
+      onnxcam image resnet50.cam.onnx cat.jpg --class tabby
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from onnxcam.errors import OnnxCamError
+    from onnxcam.runtime import load
+    from onnxcam.runtime.pictures import read_picture
+
+    if inputs[0].suffix == ".onnx" and model is None:
+        model, inputs = inputs[0], inputs[1:]
+    jobs = _jobs(inputs, output, overwrite=overwrite)
+    console = Console(stderr=True)
+    failures: list[OnnxCamError] = []
+    with load(model, providers=providers or None) as loaded:
+        loaded.resolve(class_index)
+        quiet = len(jobs) == 1 or not console.is_terminal
+        for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
+            try:
+                picture = read_picture(source) if max_pixels is None else read_picture(source, max_pixels=max_pixels)
+                start = time.perf_counter()
+                explanation = loaded.explain(picture, class_index=class_index)
+                milliseconds = (time.perf_counter() - start) * 1e3
+                target.parent.mkdir(parents=True, exist_ok=True)
+                explanation.save(target, **style)
+            except OnnxCamError as error:
+                if len(jobs) == 1:
+                    raise
+                failures.append(error)
+                continue
+            text = _json if as_json else _text
+            click.echo(text(source, target, explanation, milliseconds, top))
+    if failures:
+        for error in failures:
+            click.echo(f"Error: {error}", err=True)
+        raise SystemExit(1)
+
+
+def _jobs(inputs: tuple[Path, ...], output: Path | None, *, overwrite: bool) -> list[tuple[Path, Path]]:
+    """What to read, and where to write it. Refuses, before any work, what would be lost or overwritten."""
+    from onnxcam.errors import InputError, OutputError
+
+    if not inputs:
+        raise InputError("no picture was named: write onnxcam image MODEL.onnx PICTURE")
+    sources: list[Path] = []
+    for path in inputs:
+        sources += _pictures_in(path) if path.is_dir() else [path]
+    if not sources:
+        raise InputError(f"'{inputs[0]}' holds no picture ({', '.join(sorted(_SUFFIXES))})")
+    several = len(sources) > 1 or inputs[0].is_dir()
+    into_folder = output is not None and (several or output.is_dir() or not output.suffix)
+    jobs = []
+    for source in sources:
+        name = f"{source.stem}_cam.png"
+        target = source.with_name(name) if output is None else output / name if into_folder else output
+        jobs.append((source, target))
+    taken: dict[Path, Path] = {}
+    for source, target in jobs:
+        if target in taken:
+            raise OutputError(f"'{taken[target]}' and '{source}' would both become '{target}': rename one of them")
+        taken[target] = source
+        if target.exists() and source.exists() and target.samefile(source):
+            raise OutputError(f"'{target}' is the input itself: choose another name with -o")
+        if target.exists() and not overwrite:
+            raise OutputError(f"'{target}' exists: choose another place with -o, or replace it with --overwrite")
+    if output is not None and into_folder and output.is_file():
+        raise OutputError(f"'{output}' is a file: name a folder with -o for several pictures")
+    return jobs
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    """The pictures of ``folder`` by name, without the results of an earlier run."""
+    found = (p for p in folder.iterdir() if p.suffix.casefold() in _SUFFIXES and not p.stem.endswith("_cam"))
+    return sorted(p for p in found if not p.name.startswith("."))
+
+
+def _text(source: Path, target: Path, explanation: Explanation, milliseconds: float, top: int) -> str:
+    name = explanation.label or f"class {explanation.class_index}"
+    lines = [f"{source}: {name} {explanation.score:.1%} ({milliseconds:.1f} ms) -> {target}"]
+    if top > 1:
+        lines += [f"  {label or f'class {index}'} {score:.1%}" for index, label, score in explanation.top(top)]
+    return "\n".join(lines)
+
+
+def _json(source: Path, target: Path, explanation: Explanation, milliseconds: float, top: int) -> str:
+    return json.dumps(
+        {
+            "picture": str(source),
+            "output": str(target),
+            "class": explanation.class_index,
+            "label": explanation.label,
+            "score": explanation.score,
+            "top": [{"class": i, "label": label, "score": score} for i, label, score in explanation.top(top)],
+            "ms": round(milliseconds, 3),
+        },
+        ensure_ascii=False,
+    )
