@@ -70,7 +70,7 @@ def _sentence(error: Exception) -> str:
     )
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """The package's own warnings on a line each; those of libraries are not the user's."""
     if issubclass(category, RuntimeWarning | UserWarning):
         print(f"Warning: {message}", file=sys.stderr)

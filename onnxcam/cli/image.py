@@ -27,11 +27,20 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 
 
 @click.command()
-@click.argument("inputs", metavar="[MODEL.onnx] PICTURE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "inputs", metavar="[MODEL.onnx] PICTURE|FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @model_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, or a folder for several.  [default: NAME_cam.png beside NAME]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A file, or a folder for several.  [default: NAME_cam.png beside NAME]",
+)
 @class_option
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list."
+)
 @render_options
 @provider_option
 @json_option
@@ -90,8 +99,8 @@ def image(
             text = _json if as_json else _text
             click.echo(text(source, target, explanation, milliseconds, top))
     if failures:
-        for error in failures:
-            click.echo(f"Error: {error}", err=True)
+        for failure in failures:
+            click.echo(f"Error: {failure}", err=True)
         raise SystemExit(1)
 
 

@@ -188,7 +188,7 @@ class _Sound:
             elif stream.codec_context.sample_rate:
                 rate = stream.codec_context.sample_rate
                 target = output.add_stream("aac", rate=rate if rate in _AAC_RATES else 48000)
-                target.layout = stream.layout
+                target.layout = "mono" if stream.channels == 1 else "stereo"
             else:
                 warnings.warn(f"the sound of '{path}' cannot be decoded, and is left out", RuntimeWarning, stacklevel=4)
                 continue

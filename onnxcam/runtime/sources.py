@@ -36,6 +36,7 @@ darkens by 3 levels of 255."""
 
 _DEFAULT_RATE = Fraction(25)  # FFmpeg's own, for files that do not say
 _HD = 720  # rows from which a video that does not name its YUV matrix is taken to mean BT.709, as players do
+_UNCERTAINTY = 0.5  # seconds by which the duration may differ of a video that does not count its frames
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
 _FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,ivf,h264,hevc,m4v,mjpeg,mxf,dv,nut,rm,wtv,yuv4mpegpipe"
@@ -162,6 +163,7 @@ class VideoSource:
         stream = self._stream
         if stream.time_base is None:
             raise InputError(f"'{self.path}' has no time base: convert it to .mp4 first")
+        self._start = float((stream.start_time or 0) * stream.time_base)
         swapped, flip_rows, flip_columns = self._orientation
         width, height = (first.height, first.width) if swapped else (first.width, first.height)
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -215,11 +217,11 @@ class VideoSource:
 
     def _missing(self, last: Frame, step: int) -> str | None:
         read, info = last.index + 1, self.info
-        end = float((last.pts + (last.duration or step) - (self._stream.start_time or 0)) * info.time_base)
-        slack = 0.5 if info.frames is None else 1.5 * step * float(info.time_base)
-        if info.duration is not None and end < info.duration - slack:
-            if info.frames is not None and read < info.frames:
+        end = float((last.pts + (last.duration or step)) * info.time_base + info.origin) - self._start
+        if info.frames is not None:
+            if read < info.frames and info.duration and end < info.duration - 1.5 * step * float(info.time_base):
                 return f"the file ends early: {read} of {info.frames} frames could be read"
+        elif info.duration is not None and end < info.duration - _UNCERTAINTY:
             return f"the file ends early: {end:.1f} of {info.duration:.1f} s could be read"
         if self._damaged:
             return f"the file is damaged: {read} frames could be read, and {self._damaged} packets were skipped"
@@ -231,10 +233,10 @@ def open_media(path: Path) -> InputContainer:
     try:
         if path.is_dir():
             raise InputError(f"'{path}' is a folder, not a video")
-        if not path.is_file():
-            raise FileNotFoundError if not path.exists() else InputError(f"'{path}' is not a file")
-        if path.stat().st_size == 0:
+        if path.stat().st_size == 0 and path.is_file():
             raise InputError(f"'{path}' is empty: copy or download it again")
+        if not path.is_file():
+            raise InputError(f"'{path}' is not a file: a video is read from a file")
         options = {"protocol_whitelist": "file", "format_whitelist": f"{_FORMATS},{_PICTURES}"}
         return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
     except FileNotFoundError:

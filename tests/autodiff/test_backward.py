@@ -110,6 +110,12 @@ def test_a_seed_weighs_the_outputs():
     np.testing.assert_array_equal(found, [2, 0, -6])
 
 
+def test_a_seed_keeps_its_own_shape():
+    model, values = _model("y = Identity(x)", "float[N] x", "float[3] u")
+    gradients(model, of=values["y"], wrt=[values["x"]], seed=values["u"])
+    assert values["u"].shape == [3]
+
+
 @pytest.mark.parametrize(("type_", "shape"), [("float[2,3] u", "[2, 3]"), ("double[3] u", "DOUBLE")])
 def test_a_seed_of_another_type_or_rank_is_refused(type_, shape):
     model, values = _model("y = Mul(x, x)", "float[3] x", type_)
