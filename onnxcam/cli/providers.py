@@ -12,16 +12,17 @@ from onnxcam.cli.options import json_option
 @click.command()
 @json_option
 def providers(as_json: bool) -> None:
-    """List ONNX Runtime's execution providers on this machine, the one taken by default first.
+    """List ONNX Runtime's execution providers on this machine, and the one taken by default.
 
     \b
     Example:
       onnxcam providers
     """
-    from onnxcam.runtime.session import installed_providers
+    from onnxcam.runtime.session import default_providers, installed_providers
 
-    for position, name in enumerate(installed_providers()):
+    default = default_providers()[0]
+    for name in installed_providers():
         if as_json:
-            click.echo(json.dumps({"provider": name, "default": position == 0}))
+            click.echo(json.dumps({"provider": name, "default": name == default}))
         else:
-            click.echo(f"{name}{'  <- default' if position == 0 else ''}")
+            click.echo(f"{name}{'  <- default' if name == default else ''}")

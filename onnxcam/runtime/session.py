@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CamModel", "Prepared", "installed_providers", "load"]
+__all__ = ["CamModel", "Prepared", "default_providers", "installed_providers", "load"]
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -263,6 +263,11 @@ def installed_providers() -> tuple[str, ...]:
     return tuple(ort.get_available_providers())
 
 
+def default_providers() -> tuple[str, ...]:
+    """Those of `installed_providers` that are taken when none is named, best first."""
+    return tuple(name for name in installed_providers() if name not in _BY_NAME_ONLY)
+
+
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise ArtifactError(f"there is no file '{path}'")
@@ -308,7 +313,7 @@ def _providers(names: str | Sequence[str] | None) -> list[str]:
     """The installed providers that ``names`` mean. Raises `ProviderError` for one that is not installed."""
     installed = installed_providers()
     if not names:
-        return [name for name in installed if name not in _BY_NAME_ONLY]
+        return list(default_providers())
     suffix = "ExecutionProvider"
     by_short_name = {name.removesuffix(suffix).casefold(): name for name in installed}
     found = []
@@ -328,8 +333,8 @@ def _info(session: ort.InferenceSession, path: Path) -> ArtifactInfo:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
         raise ArtifactError(
-            f"'{path}' is a plain ONNX model without a CAM: make an artifact of it with 'onnxcam attach {path}', or "
-            "with 'onnxcam export' from PyTorch"
+            f"'{path}' is a plain ONNX model without a CAM: export its PyTorch source with "
+            "'onnxcam export' to make an artifact of it"
         )
     return ArtifactInfo.from_json(text)
 

@@ -71,6 +71,7 @@ class VideoSink:
         ticks = str(info.time_base.denominator)  # by default a late first frame is placed to the millisecond
         options = {} if kind == "matroska" else {"movflags": "+faststart", "movie_timescale": ticks}
         with self._writing():
+            self._temporary.touch()  # PyAV opens it with the first packet: too late to learn that it cannot be
             self._container: OutputContainer = av.open(os.fspath(self._temporary), "w", format=kind, options=options)
         try:
             if source:

@@ -113,7 +113,7 @@ class VideoSource:
         self._container = open_media(self.path)
         try:
             self._stream = self._video_stream()
-            self._stream.thread_type = "AUTO"
+            self._stream.thread_type = "SLICE"  # with frame threads, a damaged last frame takes those in work with it
             decoded = self._decoded()
             first = next(decoded, None)
             if first is None:
@@ -224,7 +224,7 @@ class VideoSource:
         elif info.duration is not None and end < info.duration - _UNCERTAINTY:
             return f"the file ends early: {end:.1f} of {info.duration:.1f} s could be read"
         if self._damaged:
-            return f"the file is damaged: {read} frames could be read, and {self._damaged} packets were skipped"
+            return f"the file is damaged: {self._damaged} packets were skipped, {read} frames could be read"
         return None
 
 
