@@ -75,7 +75,7 @@ def video(
     from onnxcam.runtime.pipeline import explain_video
     from onnxcam.runtime.sinks import check_output
 
-    output = output or video_path.with_name(f"{video_path.stem}_cam.mp4")
+    output = output or video_path.parent / f"{video_path.stem}_cam.mp4"
     check_output(output, source=video_path, overwrite=overwrite)
     frames: list[ExplainedFrame] = []
     with load(model, providers=providers or None) as cam_model, frame_progress(video_path.name) as (start, advance):

@@ -73,7 +73,7 @@ def overlay(
 
 def colorize(heatmap: NDArray[np.float32], colormap: str = DEFAULT_COLORMAP) -> Picture:
     """``heatmap`` [H, W] in 0-1 in colours alone."""
-    return cv2.applyColorMap(_quantized(heatmap), _colors(colormap))
+    return cv2.applyColorMap(_quantized(heatmap), _colors(colormap).reshape(256, 1, 3))
 
 
 def side_by_side(picture: Picture, other: Picture) -> Picture:

@@ -207,7 +207,7 @@ class CamModel:
 
     def resolve(self, class_index: ClassChoice | Sequence[ClassChoice], count: int = 1) -> list[int]:
         """One index or rank for each of ``count`` images. Raises `ClassError` if it does not exist."""
-        if isinstance(class_index, (str, int, np.integer)):
+        if isinstance(class_index, str) or not isinstance(class_index, (Sequence, np.ndarray)):
             return [self._resolve_one(class_index)] * count
         if len(class_index) != count:
             raise ClassError(f"there are {count} images and {len(class_index)} classes: give one class, or one each")

@@ -1,0 +1,99 @@
+"""`onnxcam image`, as a user types it, with the model that ships."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from onnxcam.cli import main
+
+SAMPLE = Path(__file__).parents[2] / "models" / "samples" / "cat_and_coffee.jpg"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(SAMPLE, tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def image(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["image", *arguments])
+
+
+def heat(path: str) -> np.ndarray:
+    """How much each pixel differs from the sample."""
+    return np.abs(cv2.imread(path).astype(int) - cv2.imread(str(SAMPLE))).sum(2)
+
+
+def test_one_picture(folder):
+    result = image("cat.jpg", "--no-caption")
+    assert result.exit_code == 0, result.output
+    assert "cat.jpg: tiger cat " in result.stdout
+    assert " ms) -> cat_cam.png" in result.stdout
+    assert cv2.imread("cat_cam.png").shape == cv2.imread("cat.jpg").shape
+
+
+def test_the_heat_is_on_the_half_of_the_class(folder):
+    for name, left in (("tabby", True), ("espresso", False)):
+        assert image("cat.jpg", "--class", name, "--no-caption", "-o", f"{name}.png").exit_code == 0
+        difference = heat(f"{name}.png")
+        share = difference[:, :600].sum() / difference.sum()
+        assert (share > 0.8) if left else (share < 0.2)
+
+
+def test_a_folder_with_a_bad_picture_explains_the_others_and_says_so(folder):
+    (folder / "photos").mkdir()
+    shutil.copy("cat.jpg", "photos/a.jpg")
+    shutil.copy("cat.jpg", "photos/done_cam.png")
+    (folder / "photos" / "broken.jpg").write_bytes(b"x")
+    result = image("photos", "-o", "out", "--top", "3")
+    assert result.exit_code == 1
+    assert [p.name for p in (folder / "out").iterdir()] == ["a_cam.png"]
+    assert "broken.jpg" in result.stderr
+    assert result.stdout.count("\n  ") == 3
+
+
+def test_json_is_a_line_a_picture(folder):
+    result = image("cat.jpg", "--json", "--top", "2", "--class", "espresso")
+    row = json.loads(result.stdout)
+    assert (row["picture"], row["output"], row["class"], row["label"]) == ("cat.jpg", "cat_cam.png", 967, "espresso")
+    assert [entry["label"] for entry in row["top"]] == ["tiger cat", "Egyptian cat"]
+    assert row["ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.jpg"], 1, "no file 'none.jpg'"),
+        (["cat.jpg", "-o", "cat.jpg", "--overwrite"], 1, "is the input itself"),
+        (["cat.jpg", "--class", "expreso"], 1, "did you mean 'espresso'"),
+        (["cat.jpg", "--class", "1000"], 1, "classes 0 to 999"),
+        (["none.onnx", "cat.jpg"], 1, "none.onnx"),
+        (["cat.jpg", "--provider", "quantum"], 1, "not installed"),
+        (["cat.jpg", "--max-pixels", "100"], 1, "over the limit"),
+        (["cat.jpg", "-o", "x.abc"], 1, "not as '.abc'"),
+        (["cat.jpg", "--colormap", "trubo"], 2, "not one of"),
+        ([], 2, "Missing argument"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(folder, arguments, code, message):
+    result = image(*arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert [p.name for p in folder.iterdir()] == ["cat.jpg"]
+
+
+def test_a_result_is_replaced_only_when_asked_to(folder):
+    (folder / "cat_cam.png").write_bytes(b"mine")
+    assert "exists" in image("cat.jpg").stderr
+    assert (folder / "cat_cam.png").read_bytes() == b"mine"
+    assert image("cat.jpg", "--overwrite").exit_code == 0
+    assert cv2.imread("cat_cam.png") is not None

@@ -1,0 +1,142 @@
+"""``onnxcam video`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from onnxcam.cli import main
+
+from ..runtime.clips import BLUE, GREEN, RED, color_artifact, packets, plain, times, write_clip  # noqa: TID252 tests are no package
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A video of four red frames, three green and three blue, and an artifact that tells these colours."""
+    write_clip(tmp_path / "clip.mp4", [plain(RED)] * 4 + [plain(GREEN)] * 3 + [plain(BLUE)] * 3, sound="aac", crf="4")
+    color_artifact(tmp_path / "colors.cam.onnx")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["video", *arguments])
+
+
+def test_one_word_is_enough(folder: Path) -> None:
+    result = call("clip.mp4", "-m", "colors.cam.onnx")
+    assert (result.exit_code, result.stderr) == (0, "")
+    first, *stretches = result.stdout.splitlines()
+    assert first.startswith("clip_cam.mp4: 10 frames, 0.40 s, explained in ")
+    assert [line.strip().rsplit(maxsplit=1)[0] for line in stretches] == [
+        "0.00-0.16 s  red",
+        "0.16-0.28 s  green",
+        "0.28-0.40 s  blue",
+    ]
+    assert all(0.95 < float(line.split()[-1]) <= 1 for line in stretches)
+    assert times(folder / "clip_cam.mp4") == times(folder / "clip.mp4")
+    assert packets(folder / "clip_cam.mp4") == packets(folder / "clip.mp4")
+
+
+def test_json_is_a_line_per_frame(folder: Path) -> None:
+    result = call("clip.mp4", "-m", "colors.cam.onnx", "-o", "out.mkv", "--json", "--every", "2")
+    assert (result.exit_code, result.stderr) == (0, "")
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["frame"] for line in lines] == list(range(10))
+    assert [line["time"] for line in lines] == [round(0.04 * i, 6) for i in range(10)]
+    assert [line["label"] for line in lines] == ["red"] * 4 + ["green"] * 4 + ["blue"] * 2
+    assert [line["class"] for line in lines] == [0] * 4 + [1] * 4 + [2] * 2
+    assert set(lines[0]) == {"frame", "time", "class", "label", "score"}
+    assert (folder / "out.mkv").exists()
+
+
+def test_many_stretches_are_cut_to_the_longest(folder: Path) -> None:
+    write_clip(folder / "flicker.mp4", [plain(RED), plain(BLUE)] * 12 + [plain(GREEN)] * 5)
+    lines = call("flicker.mp4", "-m", "colors.cam.onnx").stdout.splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "  and 5 shorter stretches: --json gives every frame"
+    assert lines[-2].startswith("  0.96-1.16 s  green")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.mp4"], "there is no file 'missing.mp4'"),
+        (["."], "is a folder, not a video"),
+        (["colors.cam.onnx"], "is not a video"),
+        (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "is the input itself"),
+        (["clip.mp4", "-o", "no/out.mp4"], "there is no folder 'no'"),
+        (["clip.mp4", "-o", "out.avi"], "a video is written as .mp4, .m4v, .mov, .mkv, not as '.avi'"),
+        (["clip.mp4", "--class", "gren"], "did you mean 'green'?"),
+        (["clip.mp4", "--provider", "gpu"], "execution provider 'gpu' is not installed"),
+    ],
+)
+def test_errors_are_one_sentence(folder: Path, arguments: list[str], message: str) -> None:
+    before = sorted(folder.iterdir())
+    result = call(*arguments, "-m", "colors.cam.onnx")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_existing_result_is_kept_unless_told_otherwise(folder: Path) -> None:
+    (folder / "clip_cam.mp4").write_bytes(b"precious")
+    result = call("clip.mp4", "-m", "colors.cam.onnx")
+    assert (result.exit_code, "--overwrite" in result.stderr) == (1, True)
+    assert (folder / "clip_cam.mp4").read_bytes() == b"precious"
+    assert call("clip.mp4", "-m", "colors.cam.onnx", "--overwrite").exit_code == 0
+    assert len(times(folder / "clip_cam.mp4")) == 10
+
+
+@pytest.mark.parametrize("arguments", [[], ["clip.mp4", "--every", "0"], ["clip.mp4", "--layout", "sideways"]])
+def test_wrong_usage_is_exit_status_2(folder: Path, arguments: list[str]) -> None:
+    assert call(*arguments).exit_code == 2
+
+
+def test_a_file_that_ends_early_is_a_warning(folder: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 24, 34, 3), np.uint8)
+    path = write_clip(folder / "cut.mp4", list(noise), faststart=True, g="5")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
+    result = call("cut.mp4", "-m", "colors.cam.onnx")
+    read = len(times(folder / "cut_cam.mp4"))
+    assert result.exit_code == 0
+    assert result.stderr == f"Warning: 'cut.mp4': the file ends early: {read} of 40 frames could be read\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent to a process group there")
+def test_ctrl_c_keeps_what_was_done_and_exits_130(folder: Path) -> None:
+    write_clip(folder / "long.mp4", [plain(RED, 240, 320)] * 3000, preset="ultrafast")
+    command = [sys.executable, "-m", "onnxcam", "video", "long.mp4", "-m", "colors.cam.onnx", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(20):
+            process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    kept = len(times(folder / "long_cam.mp4"))
+    assert 20 <= kept < 3000
+    assert errors == f"Interrupted: 'long_cam.mp4' holds the {kept} frames up to there\n"
+    assert process.returncode == 130
+    assert not list(folder.glob(".*"))
+
+
+def test_help_shows_examples() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    assert "onnxcam video input.mp4 " in result.stdout

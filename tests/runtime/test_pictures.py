@@ -1,0 +1,83 @@
+"""Pictures as a viewer shows them, or one sentence on why not."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from onnxcam.errors import InputError, OutputError
+from onnxcam.runtime.pictures import read_picture, write_picture
+
+BLOCKS = np.zeros((16, 24, 3), np.uint8)
+BLOCKS[:8, :8] = (0, 0, 255)  # red in the upper left corner
+BLOCKS[8:, 16:] = (255, 0, 0)
+
+
+def save(path: Path, picture: np.ndarray) -> Path:
+    path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+    return path
+
+
+def test_colour_grey_alpha_and_sixteen_bits(tmp_path):
+    np.testing.assert_array_equal(read_picture(save(tmp_path / "größe 图.png", BLOCKS)), BLOCKS)
+    grey = read_picture(save(tmp_path / "g.png", np.full((3, 5), 77, np.uint8)))
+    assert (grey.shape, grey[1, 2].tolist()) == ((3, 5, 3), [77, 77, 77])
+    deep = read_picture(save(tmp_path / "d.png", np.full((3, 5, 3), 0x8000, np.uint16)))
+    assert deep.dtype == np.uint8
+    assert abs(int(deep[0, 0, 0]) - 128) <= 1
+    clear = np.zeros((3, 5, 4), np.uint8)
+    clear[:, 0] = (10, 20, 30, 255)
+    shown = read_picture(save(tmp_path / "a.png", clear))
+    assert shown[0, :2].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+@pytest.mark.parametrize(("orientation", "corner"), [(1, (0, 0)), (3, (15, 23)), (6, (0, 15)), (8, (23, 0))])
+def test_exif_orientation_is_applied(tmp_path, orientation, corner):
+    jpeg = cv2.imencode(".jpg", BLOCKS, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
+    path = tmp_path / "e.jpg"
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    picture = read_picture(path)
+    assert picture.shape[:2] == ((24, 16) if orientation in (6, 8) else (16, 24))
+    blue, _, red = picture[corner].astype(int)
+    assert red > 200 > 60 > blue
+
+
+def test_what_is_no_picture_is_refused_in_a_sentence(tmp_path):
+    whole = save(tmp_path / "w.jpg", cv2.resize(BLOCKS, (240, 160))).read_bytes()
+    cases = {
+        "none.jpg": (None, "no file"),
+        "zero.jpg": (b"", "empty"),
+        "text.jpg": (b"hello", "no picture"),
+        "cut.jpg": (whole[: len(whole) // 2], "cut short"),
+        "cut.png": (save(tmp_path / "w.png", BLOCKS).read_bytes()[:60], "cut short"),
+    }
+    for name, (content, message) in cases.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_picture(tmp_path / name)
+    with pytest.raises(InputError, match="folder"):
+        read_picture(tmp_path)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded_unless_allowed(tmp_path):
+    path = save(tmp_path / "p.png", BLOCKS)
+    with pytest.raises(InputError, match=r"24 x 16 pixels, over the limit of 383.*--max-pixels"):
+        read_picture(path, max_pixels=383)
+    assert read_picture(path, max_pixels=384).shape == (16, 24, 3)
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+    write_picture(tmp_path / "ö.png", BLOCKS)
+    np.testing.assert_array_equal(read_picture(tmp_path / "ö.png"), BLOCKS)
+    with pytest.raises(OutputError, match=r"not as '\.xyz'"):
+        write_picture(tmp_path / "p.xyz", BLOCKS)
+    with pytest.raises(OutputError):
+        write_picture(tmp_path / "no" / "p.png", BLOCKS)
+    assert [p.name for p in tmp_path.iterdir()] == ["ö.png"]
