@@ -44,8 +44,8 @@ from onnxcam.errors import ExportError, LayerError, OutputError
 from onnxcam.exporter.score import explained_class, find_class_score, find_head, seed
 from onnxcam.methods import Method, Site, find_method
 
-_WORTH_HALVING = 256
-"""Elements from which a weight is stored in half precision."""
+_WORTH_HALVING = 32768
+"""Elements from which a weight is stored in half precision: the small ones save little, and move the answer most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
