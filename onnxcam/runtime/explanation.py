@@ -69,10 +69,10 @@ class Explanation:
 
     @property
     def caption(self) -> str:
-        """Probability and class in one short line, ``43.1%  tabby``: cut short, it keeps the number. Of a label's
+        """Probability and class in one short line, ``43%  tabby``: cut short, it keeps the number. Of a label's
         synonyms, the first."""
         name = f"class {self.class_index}" if self.label is None else self.label.split(",")[0]
-        return f"{self.score:.1%}  {name}"
+        return f"{self.score:{'.0%' if self.score >= 0.1 else '.1%'}}  {name}"
 
     def top(self, k: int = 5) -> list[tuple[int, str | None, float]]:
         """The ``k`` likeliest classes as (index, label, probability), best first."""

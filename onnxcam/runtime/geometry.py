@@ -72,7 +72,7 @@ def project(cam: NDArray[np.float32], placement: Placement) -> NDArray[np.float3
     rows = _interpolation(cam.shape[0], placement.input_height, target.top, target.height, source.height)
     columns = _interpolation(cam.shape[1], placement.input_width, target.left, target.width, source.width)
     heat = np.zeros((placement.height, placement.width), np.float32)
-    np.matmul(rows @ cam, columns.T, out=heat[source.slices])
+    heat[source.slices] = rows @ cam @ columns.T
     return heat
 
 

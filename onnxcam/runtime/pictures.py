@@ -52,7 +52,7 @@ def read_picture(path: str | PathLike[str], *, max_pixels: int | None = None) ->
     if pixels > limit:
         raise InputError(
             f"'{path}' has {header.width} x {header.height} pixels, over the limit of {limit}: "
-            f"if you trust the file, raise it with --max-pixels {pixels}"
+            f"if you trust the file, raise it with --max-pixels {pixels} (in Python max_pixels=)"
         )
     if not header.complete:
         raise InputError(f"'{path}' is cut short: copy or download it again")

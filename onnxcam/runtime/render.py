@@ -67,8 +67,9 @@ def overlay(
     for bit. Nothing is rescaled: equal heat looks equal in every frame.
     """
     kept, tint = _blend_tables(alpha, colormap)
-    heat = _quantized(heatmap)[..., None].repeat(3, axis=2)
-    return cv2.add(cv2.multiply(frame_bgr, cv2.LUT(heat, kept), scale=1 / 255), cv2.LUT(heat, tint))
+    heat = _quantized(heatmap)
+    share = cv2.cvtColor(cv2.LUT(heat, kept), cv2.COLOR_GRAY2BGR)
+    return cv2.add(cv2.multiply(frame_bgr, share, scale=1 / 255), cv2.applyColorMap(heat, tint))
 
 
 def colorize(heatmap: NDArray[np.float32], colormap: str = DEFAULT_COLORMAP) -> Picture:
@@ -94,23 +95,27 @@ def caption(image: Picture, lines: Sequence[str]) -> Picture:
     thickness = max(1, round(capital / 12))
     margin = max(1, capital // 2)
     step = capital + margin + margin // 2  # room for what hangs below the line
-    fitting = [_elided(_ascii(line), scale, thickness, width - 3 * margin) for line in lines]
+    fitting = [_elided(_ascii(line), scale, thickness, width - 2 * margin) for line in lines]
     fitting = [line for line in fitting if line][: height // step]
     if not fitting:
         return image
-    right = 3 * margin + max(cv2.getTextSize(line, _FONT, scale, thickness)[0][0] for line in fitting)
+    right = 2 * margin + max(cv2.getTextSize(line, _FONT, scale, thickness)[0][0] for line in fitting)
     box = image[: min(len(fitting) * step + margin, height), : min(right, width)]
     np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
     for number, line in enumerate(fitting):
-        origin = (margin + margin // 2, margin + capital + number * step)
+        origin = (margin, margin + capital + number * step)
         cv2.putText(image, line, origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
     return image
 
 
 def _elided(text: str, scale: float, thickness: int, width: int) -> str:
-    """``text``, or as much of its beginning as fits into ``width`` pixels with ``...`` behind it."""
-    for length in range(len(text), 0, -1):
-        shown = text if length == len(text) else text[:length].rstrip() + "..."
+    """``text``, or as much of its beginning as fits into ``width`` pixels with ``...`` behind it.
+
+    The first word, a number as a rule, is shown whole or not at all.
+    """
+    first = text.split(" ")[0]
+    shorter = (text[:length].rstrip() + "..." for length in range(len(text) - 1, len(first), -1))
+    for shown in (text, *shorter, first):
         if cv2.getTextSize(shown, _FONT, scale, thickness)[0][0] <= width:
             return shown
     return ""
@@ -127,20 +132,20 @@ _captioned = caption  # within `render` that name is its option
 
 @lru_cache(maxsize=8)
 def _blend_tables(alpha: float, colormap: str) -> tuple[Picture, Picture]:
-    """By heat 0-255: what is kept of the picture, and the colour that is added, both [1, 256, 3]."""
+    """By heat 0-255: the share of the picture that is kept [256, 1], and the colour that is added [256, 1, 3]."""
     if not 0 <= alpha <= 1:
         raise OnnxCamError(f"alpha is {alpha}: it takes a number from 0 to 1")
-    weight = alpha * np.arange(256)[None, :, None] / 255
-    tint = np.rint(weight * _colors(colormap))
-    return np.rint(255 * (1 - weight)).repeat(3, axis=2).astype(np.uint8), tint.astype(np.uint8)
+    weight = alpha * np.arange(256)[:, None] / 255
+    tint = np.rint(weight[..., None] * _colors(colormap))
+    return np.rint(255 * (1 - weight)).astype(np.uint8), tint.astype(np.uint8)
 
 
 @lru_cache(maxsize=32)
 def _colors(colormap: str) -> Picture:
-    """BGR by heat 0-255, [1, 256, 3]."""
+    """BGR by heat 0-255, [256, 1, 3]."""
     if colormap not in COLORMAPS:
         raise OnnxCamError(_unknown("colour map", colormap, COLORMAPS))
-    ramp = np.arange(256, dtype=np.uint8)[None]
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
     if colormap == "gray":
         return ramp[..., None].repeat(3, axis=2)
     return cv2.applyColorMap(ramp, getattr(cv2, f"COLORMAP_{colormap.upper()}"))
