@@ -122,13 +122,14 @@ def _jobs(inputs: tuple[Path, ...], output: Path | None, *, overwrite: bool) -> 
         name = f"{source.stem}_cam.png"
         target = source.with_name(name) if output is None else output / name if into_folder else output
         jobs.append((source, target))
+    read = {source.resolve() for source in sources}
     taken: dict[Path, Path] = {}
     for source, target in jobs:
         if target in taken:
             raise OutputError(f"'{taken[target]}' and '{source}' would both become '{target}': rename one of them")
         taken[target] = source
-        if target.exists() and source.exists() and target.samefile(source):
-            raise OutputError(f"'{target}' is the input itself: choose another name with -o")
+        if target.resolve() in read:
+            raise OutputError(f"'{target}' is an input itself: choose another name with -o")
         if target.exists() and not overwrite:
             raise OutputError(f"'{target}' exists: choose another place with -o, or replace it with --overwrite")
     if output is not None and into_folder and output.is_file():

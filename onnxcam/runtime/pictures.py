@@ -252,7 +252,8 @@ def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 @contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """OpenCV reports a broken file on stderr besides failing; our exception says it once."""
+    """OpenCV reports a broken file on stderr besides failing; our exception says it once. (What libpng prints by
+    itself stays: only the process's file descriptor could be turned away, and that belongs to the caller.)"""
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:

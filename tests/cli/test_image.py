@@ -72,7 +72,7 @@ def test_json_is_a_line_a_picture(folder):
     ("arguments", "code", "message"),
     [
         (["none.jpg"], 1, "no file 'none.jpg'"),
-        (["cat.jpg", "-o", "cat.jpg", "--overwrite"], 1, "is the input itself"),
+        (["cat.jpg", "-o", "cat.jpg", "--overwrite"], 1, "is an input itself"),
         (["cat.jpg", "--class", "expreso"], 1, "did you mean 'espresso'"),
         (["cat.jpg", "--class", "1000"], 1, "classes 0 to 999"),
         (["none.onnx", "cat.jpg"], 1, "none.onnx"),
@@ -97,3 +97,18 @@ def test_a_result_is_replaced_only_when_asked_to(folder):
     assert (folder / "cat_cam.png").read_bytes() == b"mine"
     assert image("cat.jpg", "--overwrite").exit_code == 0
     assert cv2.imread("cat_cam.png") is not None
+
+
+def test_no_input_is_ever_overwritten_by_the_result_of_another(folder):
+    shutil.copy("cat.jpg", "cat_cam.png")
+    result = image("cat.jpg", "cat_cam.png", "--overwrite")
+    assert result.exit_code == 1
+    assert "'cat_cam.png' is an input itself" in result.stderr
+    assert (folder / "cat_cam.png").read_bytes() == SAMPLE.read_bytes()
+
+
+def test_two_pictures_of_one_name_do_not_share_a_result(folder):
+    shutil.copy("cat.jpg", "cat.png")
+    result = image("cat.jpg", "cat.png")
+    assert result.exit_code == 1
+    assert "'cat.jpg' and 'cat.png' would both become 'cat_cam.png'" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -46,6 +47,54 @@ def test_exif_orientation_is_applied(tmp_path, orientation, corner):
     assert picture.shape[:2] == ((24, 16) if orientation in (6, 8) else (16, 24))
     blue, _, red = picture[corner].astype(int)
     assert red > 200 > 60 > blue
+
+
+UPRIGHT = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_orientation_is_applied_at_any_depth_and_with_opacity(tmp_path, orientation):
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + bytes(4)
+    chunk = struct.pack(">I", len(tiff)) + b"eXIf" + tiff + struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
+    colours = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 10
+    opaque = np.dstack([colours, np.full((2, 3), 255, np.uint8)])
+    for picture in (colours, opaque, colours.astype(np.uint16) * 257):
+        png = cv2.imencode(".png", picture)[1].tobytes()
+        path = tmp_path / "e.png"
+        path.write_bytes(png[:33] + chunk + png[33:])  # behind the header
+        np.testing.assert_array_equal(read_picture(path), UPRIGHT[orientation](colours))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+def test_every_format_is_measured_before_it_is_decoded(tmp_path, suffix):
+    path = save(tmp_path / f"p{suffix}", BLOCKS)
+    with pytest.raises(InputError, match="has 24 x 16 pixels"):
+        read_picture(path, max_pixels=1)
+    np.testing.assert_allclose(read_picture(path)[2, 2], [0, 0, 255], atol=40)
+
+
+def test_a_video_is_sent_to_its_own_command(tmp_path):
+    path = tmp_path / "clip.jpg"
+    path.write_bytes(b"\0\0\0\x20ftypisom" + bytes(100))
+    with pytest.raises(InputError, match="is a video, not a picture: run 'onnxcam video"):
+        read_picture(path)
+
+
+def test_a_broken_picture_says_so_once(tmp_path, capfd):
+    path = save(tmp_path / "w.bmp", BLOCKS)
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(InputError, match="damaged"):
+        read_picture(path)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_is_no_picture_is_refused_in_a_sentence(tmp_path):

@@ -52,8 +52,8 @@ INFO = ArtifactInfo(
 
 @pytest.fixture
 def make(tmp_path):
-    def make(text: str | None = INFO.to_json()) -> str:
-        model = parser.parse_model(GRAPH)
+    def make(text: str | None = INFO.to_json(), batch: str = "N") -> str:
+        model = parser.parse_model(GRAPH.replace("[N", f"[{batch}"))
         if text is not None:
             onnx.helper.set_model_props(model, {METADATA_KEY: text})
         onnx.save(model, tmp_path / "m.cam.onnx")
@@ -111,6 +111,30 @@ def test_explain_answers_for_each_picture_of_its_own_class(make):
         np.testing.assert_allclose(blue.cam, np.tile(np.arange(6.0), (4, 1)))
         np.testing.assert_allclose(blue.heatmap[2], np.arange(6) / 5, atol=1e-6)
         assert [index for index, _, _ in blue.top(2)] == [1, 0]
+
+
+@pytest.mark.parametrize("batch", ["1", "2", "N"])
+def test_a_fixed_batch_size_explains_any_number_of_pictures(make, batch):
+    pictures = [np.roll(picture(4, 6), shift, axis=1) for shift in range(3)]
+    with load(make(batch=batch)) as model:
+        answers = model.explain(pictures, class_index=["blue thing", 0, -1])
+        assert model.explain([]) == []
+    assert [each.class_index for each in answers] == [2, 0, 1]
+    np.testing.assert_allclose(answers[0].cam[0], [0, 1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(answers[2].picture, pictures[2])
+
+
+def test_a_batch_array_gives_a_list(make):
+    with load(make()) as model:
+        answers = model.explain(np.stack([picture(4, 6)] * 2), class_index=2)
+    assert [each.class_index for each in answers] == [2, 2]
+
+
+def test_a_closed_model_says_so(make):
+    with load(make()) as model:
+        pass
+    with pytest.raises(ArtifactError, match="closed: load it again"):
+        model.explain(picture(4, 6))
 
 
 def test_a_flat_map_shows_no_heat_and_the_picture_as_it_is(make):
