@@ -128,7 +128,8 @@ def _jobs(inputs: tuple[Path, ...], output: Path | None, *, overwrite: bool) -> 
         if target in taken:
             raise OutputError(f"'{taken[target]}' and '{source}' would both become '{target}': rename one of them")
         taken[target] = source
-        if target.resolve() in read:
+        same = target.exists() and source.exists() and target.samefile(source)  # by another spelling or link
+        if same or target.resolve() in read:
             raise OutputError(f"'{target}' is an input itself: choose another name with -o")
         if target.exists() and not overwrite:
             raise OutputError(f"'{target}' exists: choose another place with -o, or replace it with --overwrite")
