@@ -8,14 +8,16 @@ from __future__ import annotations
 
 __all__ = ["gradients"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from onnxcam.autodiff import rules as _rules  # noqa: F401  registers every rule
 from onnxcam.autodiff.emitter import emitter
-from onnxcam.autodiff.registry import Site, describe, find_rule, static_shape, sum_to
+from onnxcam.autodiff.expansion import function_body
+from onnxcam.autodiff.registry import Site, describe, find_rule, has_adjoint, static_shape, sum_to
 from onnxcam.errors import AutodiffError, UnsupportedOperatorError
 
 _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -44,24 +46,16 @@ def gradients(
         model.graph.outputs.append(gradient)
     """
     graph = model.graph
-    path = _path(graph, of, wrt)
+    path = _path(graph, [of], wrt)
+    if of not in wrt and not any(of in node.outputs for node, _ in path):
+        names = ", ".join(f"'{x.name}'" for x in wrt)
+        raise AutodiffError(f"'{of.name}' does not depend on {names}: choose a layer on the way to the score")
     if seed is not None:
         _check_seed(seed, of)
     before = len(graph), set(graph.initializers)
     op = emitter(graph, "gradient")
     adjoints = {of: _ones_like(op, of) if seed is None else seed}
-    refused: list[str] = []
-    for node, active in reversed(path):
-        dys = [adjoints.get(y) for y in node.outputs]
-        if all(dy is None for dy in dys):
-            continue
-        try:
-            dxs = _differentiate(op, graph, node, active, dys)
-        except AutodiffError as error:  # stand-ins let the nodes before this one be looked at as well
-            refused.append(str(error))
-            dxs = [(x, ir.Value(type=x.type, shape=x.shape)) for x in _wanted(node, active)]
-        for x, dx in dxs:
-            adjoints[x] = _typed_as(x, op.Add(adjoints[x], dx)) if x in adjoints else dx
+    refused = _Walk(op, model).back(path, adjoints)
     if refused:
         _discard(graph, *before)
         raise UnsupportedOperatorError(
@@ -72,13 +66,15 @@ def gradients(
     if missing := [f"'{x.name}'" for x in wrt if x not in adjoints]:
         _discard(graph, *before)
         raise AutodiffError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
-    return _distinct(op, [adjoints[x] for x in wrt], seed)
+    found = _distinct(op, [adjoints[x] for x in wrt], seed)
+    _drop_unread(graph, before[0], {of, *found})
+    return found
 
 
-def _path(graph: ir.Graph, of: ir.Value, wrt: Sequence[ir.Value]) -> list[tuple[ir.Node, tuple[bool, ...]]]:
-    """The nodes that depend on ``wrt`` and lead to ``of``, in forward order, with the active inputs of each."""
+def _path(graph: ir.Graph, of: Sequence[ir.Value], wrt: Sequence[ir.Value]) -> list[tuple[ir.Node, tuple[bool, ...]]]:
+    """The nodes that depend on ``wrt`` and lead to one of ``of``, in forward order, with the active inputs of each."""
     needed: set[ir.Node] = set()
-    stack = [of]
+    stack = list(of)
     while stack:
         producer = stack.pop().producer()
         if producer is not None and producer not in needed:
@@ -87,13 +83,10 @@ def _path(graph: ir.Graph, of: ir.Value, wrt: Sequence[ir.Value]) -> list[tuple[
     depends = set(wrt)
     path = []
     for node in graph:
-        if node not in needed or not any(x in depends for x in _reads(node)):
+        if node not in needed or not has_adjoint(node) or not any(x in depends for x in _reads(node)):
             continue
         path.append((node, tuple(x is not None and x in depends for x in node.inputs)))
         depends.update(y for y in node.outputs if y.dtype is None or y.dtype in _FLOATING)
-    if of not in depends:
-        names = ", ".join(f"'{x.name}'" for x in wrt)
-        raise AutodiffError(f"'{of.name}' does not depend on {names}: choose a layer on the way to the score")
     return path
 
 
@@ -109,27 +102,61 @@ def _reads(node: ir.Node) -> Iterator[ir.Value]:
             yield from (x for x in body.outputs if x not in made)
 
 
-def _differentiate(
-    op: OpBuilder, graph: ir.Graph, node: ir.Node, active: tuple[bool, ...], dys: list[ir.Value | None]
-) -> list[tuple[ir.Value, ir.Value]]:
-    """The active inputs of ``node`` with what it adds to the adjoint of each."""
-    found = find_rule(node, opset=graph.opset_imports.get(node.domain, 1), active=active)
-    if isinstance(found, str):
-        raise AutodiffError(f"{describe(node)} {found}")
-    rule, version = found
-    dxs = []
-    at = Site(op, node, version, active)
-    by_rule = rule.vjp(at, *dys)
-    covered = range(len(node.inputs)) if isinstance(rule.inputs, str) else rule.inputs
-    for index, adjoint in zip(covered, by_rule, strict=True):
-        x = node.inputs[index] if index < len(active) and active[index] else None
-        if x is None or adjoint is None:
-            continue
-        dx = adjoint()
-        if rule.broadcasts:
-            dx = sum_to(at, dx, x, node.outputs[0])
-        dxs.append((x, dx if dx in dys else _typed_as(x, dx)))
-    return dxs
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """The way back over the nodes of one graph. ``op`` emits the adjoints."""
+
+    op: OpBuilder
+    model: ir.Model
+
+    def back(self, path: Sequence[tuple[ir.Node, tuple[bool, ...]]], adjoints: dict[ir.Value, ir.Value]) -> list[str]:
+        """Complete ``adjoints``, which holds those at the end of ``path``; gives what is refused, last first."""
+        refused: list[str] = []
+        for node, active in reversed(path):
+            dys = [adjoints.get(y) for y in node.outputs]
+            if all(dy is None for dy in dys):
+                continue
+            try:
+                dxs = self._differentiate(node, active, dys)
+            except AutodiffError as error:  # stand-ins let the nodes before this one be looked at as well
+                refused.append(str(error))
+                dxs = [(x, ir.Value(type=x.type, shape=x.shape)) for x in _wanted(node, active)]
+            for x, dx in dxs:
+                adjoints[x] = _typed_as(x, self.op.Add(adjoints[x], dx)) if x in adjoints else dx
+        return refused
+
+    def pull_back(self, dys: Mapping[ir.Value, ir.Value], xs: Sequence[ir.Value]) -> Mapping[ir.Value, ir.Value]:
+        """The adjoints of ``xs`` given those of values that depend on them: see `Site.pull_back`."""
+        adjoints = dict(dys)
+        if refused := self.back(_path(self.op.builder.graph, list(dys), xs), adjoints):
+            raise AutodiffError("; ".join(reversed(refused)))
+        return {x: adjoints[x] for x in xs if x in adjoints}
+
+    def _differentiate(
+        self, node: ir.Node, active: tuple[bool, ...], dys: list[ir.Value | None]
+    ) -> list[tuple[ir.Value, ir.Value]]:
+        """The active inputs of ``node`` with what it adds to the adjoint of each."""
+        opset = self.model.graph.opset_imports.get(node.domain, 1)
+        found = find_rule(node, opset=opset, active=active)
+        if isinstance(found, str):
+            body = function_body(node, self.model)
+            if body is None:
+                raise AutodiffError(f"{describe(node)} {found}")
+            found = body, opset
+        rule, version = found
+        dxs = []
+        at = Site(self.op, node, version, active, self.pull_back)
+        by_rule = rule.vjp(at, *dys)
+        covered = range(len(node.inputs)) if isinstance(rule.inputs, str) else rule.inputs
+        for index, adjoint in zip(covered, by_rule, strict=True):
+            x = node.inputs[index] if index < len(active) and active[index] else None
+            if x is None or adjoint is None:
+                continue
+            dx = adjoint()
+            if rule.broadcasts:
+                dx = sum_to(at, dx, x, node.outputs[0])
+            dxs.append((x, dx if dx in dys else _typed_as(x, dx)))
+        return dxs
 
 
 def _wanted(node: ir.Node, active: tuple[bool, ...]) -> list[ir.Value]:
@@ -169,6 +196,13 @@ def _discard(graph: ir.Graph, nodes: int, initializers: set[str]) -> None:
     graph.remove(list(graph)[nodes:], safe=True)
     for name in set(graph.initializers) - initializers:
         del graph.initializers[name]
+
+
+def _drop_unread(graph: ir.Graph, nodes: int, kept: Collection[ir.Value]) -> None:
+    """Take back those behind the first ``nodes`` nodes that nothing reads."""
+    for node in list(graph)[: nodes - 1 if nodes else None : -1]:
+        if not any(y.uses() or y in kept or y.is_graph_output() for y in node.outputs):
+            graph.remove(node, safe=True)
 
 
 def _ones_like(op: OpBuilder, value: ir.Value) -> ir.Value:

@@ -16,15 +16,20 @@ from __future__ import annotations
 __all__ = [
     "ALL",
     "Adjoint",
+    "PullBack",
     "Rule",
     "Site",
     "Vjp",
     "describe",
     "find_rule",
+    "has_adjoint",
+    "refuse",
     "rule",
     "rules",
+    "sorted_without_rule",
     "static_shape",
     "sum_to",
+    "without_adjoint",
 ]
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,12 +55,15 @@ class Site:
     node: the forward node. ``x`` are its inputs (None where left out), ``y`` its outputs.
     version: the schema version of the node's operator.
     active: for each input, whether the adjoint is wanted.
+    pull_back: the adjoints of values given those of values that depend on them, for a rule that emits forward nodes
+        of its own and differentiates these.
     """
 
     op: OpBuilder
     node: ir.Node
     version: int
     active: tuple[bool, ...]
+    pull_back: PullBack
 
     @property
     def x(self) -> Sequence[ir.Value | None]:
@@ -107,11 +115,16 @@ class Site:
 
 Adjoint = Callable[[], ir.Value]
 Vjp = Callable[..., Sequence[Adjoint | None]]
+PullBack = Callable[[Mapping[ir.Value, ir.Value], Sequence[ir.Value]], Mapping[ir.Value, ir.Value]]
+"""Takes the adjoints of some values, and the values whose adjoints are wanted; gives those that are not zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is known of one operator: ``vjp`` covers ``inputs`` of the schema ``versions`` it was checked against."""
+    """What is known of one operator: ``vjp`` covers ``inputs`` of the schema ``versions`` it was checked against.
+
+    build: where the operator is differentiated through standard operators that compute the same, what emits these.
+    """
 
     op_type: str
     domain: str
@@ -119,12 +132,15 @@ class Rule:
     inputs: tuple[int, ...] | str
     broadcasts: bool
     vjp: Vjp
+    build: Callable[[Site], Sequence[ir.Value | None]] | None = None
 
     def covers(self, index: int) -> bool:
         return self.inputs == ALL or index in self.inputs
 
 
 _rules: dict[tuple[str, str], Rule] = {}
+_without: dict[tuple[str, str], str] = {}
+_refused: dict[tuple[str, str], str] = {}
 
 
 def rules() -> Mapping[tuple[str, str], Rule]:
@@ -139,30 +155,59 @@ def rule(
     inputs: tuple[int, ...] | str = (0,),
     broadcasts: bool = False,
     domain: str = "",
+    build: Callable[[Site], Sequence[ir.Value | None]] | None = None,
 ) -> Callable[[Vjp], Vjp]:
     """Register the decorated function as the derivative of ``op_type``. A second rule for it is refused.
 
     versions: the schema versions (``since_version``) the rule was checked against.
     inputs: the inputs it differentiates; the others are not differentiable or refused when active.
     broadcasts: inputs may be smaller than the output, so the driver sums their adjoints.
+    build: see `Rule`; given by `expansion`.
     """
 
     def register(vjp: Vjp) -> Vjp:
         key = (domain, op_type)
         if key in _rules:
             raise ValueError(f"operator {op_type} has a rule already: {_rules[key].vjp.__qualname__}")
-        _rules[key] = Rule(op_type, domain, versions, inputs, broadcasts, vjp)
+        _rules[key] = Rule(op_type, domain, versions, inputs, broadcasts, vjp, build)
         return vjp
 
     return register
 
 
+def without_adjoint(*op_types: str, why: str, domain: str = "") -> None:
+    """State that operators have no derivative by nature: nothing flows back through them, and that is right."""
+    for op_type in op_types:
+        _without[domain, op_type] = why
+
+
+def refuse(*op_types: str, why: str, domain: str = "") -> None:
+    """State why operators that could be differentiated are not: the reason is part of the error."""
+    for op_type in op_types:
+        _refused[domain, op_type] = why
+
+
+def sorted_without_rule() -> tuple[Mapping[tuple[str, str], str], Mapping[tuple[str, str], str]]:
+    """The operators without a derivative by nature, and the refused ones, by (domain, operator) with the reason."""
+    return MappingProxyType(_without), MappingProxyType(_refused)
+
+
+def has_adjoint(node: ir.Node) -> bool:
+    """Whether anything can flow back through ``node``: False for operators without a derivative by nature."""
+    return (node.domain, node.op_type) not in _without
+
+
 def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rule, int] | str:
     """The rule for ``node`` and its schema version, or why there is none."""
-    if not onnx.defs.has(node.op_type, node.domain):
-        return "is not a standard operator" if node.domain else "is not known to the installed onnx"
-    version = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version
     found = _rules.get((node.domain, node.op_type))
+    if why := _refused.get((node.domain, node.op_type)):
+        return f"is not differentiated: {why}"
+    if onnx.defs.has(node.op_type, node.domain):
+        version = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version
+    elif found is not None and node.domain:
+        version = found.versions[-1]
+    else:
+        return "is not a standard operator" if node.domain else "is not known to the installed onnx"
     if found is None:
         return "has no derivative rule"
     if version not in found.versions:
