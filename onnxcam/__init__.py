@@ -1,7 +1,7 @@
 """onnxcam: the answer and its explanation in one pass of ONNX Runtime.
 
-`load` runs an artifact and needs neither torch nor onnx; `export` makes one from a PyTorch model, `verify` checks
-one, and `autodiff` differentiates ONNX graphs. Each is imported when it is first used.
+`load` runs an artifact and needs neither torch nor onnx; `export` makes one from a PyTorch model, `attach` from any
+ONNX file, `verify` checks one, and `autodiff` differentiates ONNX graphs. Each is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ __all__ = [
     "Explanation",
     "Preprocess",
     "__version__",
+    "attach",
     "autodiff",
     "contract",
     "errors",
@@ -28,7 +29,7 @@ from onnxcam.contract import Preprocess
 
 if TYPE_CHECKING:
     from onnxcam import autodiff
-    from onnxcam.exporter import export, verify
+    from onnxcam.exporter import attach, export, verify
     from onnxcam.methods import methods
     from onnxcam.runtime import CamModel, Explanation, load
 
@@ -38,6 +39,7 @@ _HOMES = {
     "CamModel": "onnxcam.runtime",
     "Explanation": "onnxcam.runtime",
     "load": "onnxcam.runtime",
+    "attach": "onnxcam.exporter",
     "export": "onnxcam.exporter",
     "verify": "onnxcam.exporter",
     "methods": "onnxcam.methods",

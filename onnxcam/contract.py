@@ -51,6 +51,7 @@ ResizeMode = Literal["stretch", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
 ColorOrder = Literal["rgb", "bgr", "gray"]
 ImageLayout = Literal["nchw", "nhwc"]
+ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
 
@@ -88,16 +89,29 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     color: ColorOrder = "rgb"
     layout: ImageLayout = "nchw"
-    dtype: Literal["float32", "float16", "uint8"] = "float32"
+    dtype: ImageType = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerInfo:
-    """One target: the name the user knows it by, how its axes are laid out, and its shape (None: dynamic)."""
+    """One target: the name the user knows it by, how its axes are laid out, and its shape (None: dynamic).
+
+    extra_tokens, grid: of tokens [N, T, C], how many of the first have no place (a class token), and rows and columns
+        of the others.
+    module: path of the PyTorch module whose output it is, where the file tells.
+    """
 
     name: str
     layout: FeatureLayout
     shape: tuple[int | None, ...]
+    extra_tokens: int = 0
+    grid: tuple[int, int] | None = None
+    module: str | None = None
+
+    @property
+    def layout_text(self) -> str:
+        """The layout as ``--layout`` takes it: ``NCHW``, ``NHWC``, ``tokens:1``."""
+        return f"tokens:{self.extra_tokens}" if self.layout == "tokens" else self.layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,16 +169,12 @@ class ArtifactInfo:
             known = {f.name for f in fields(cls)} - {"extra"}
             values = {key: content[key] for key in content if key in known}
             values["layers"] = tuple(
-                LayerInfo(name=x["name"], layout=x["layout"], shape=tuple(x["shape"])) for x in content["layers"]
+                LayerInfo(**_tuples(_only(LayerInfo, layer), "shape", "grid")) for layer in content["layers"]
             )
             values["methods"] = tuple(content["methods"])
             values["score"] = ScoreInfo(**_only(ScoreInfo, content["score"]))
             if content.get("preprocess") is not None:
-                preprocess = _only(Preprocess, content["preprocess"])
-                for key in ("mean", "std"):
-                    if key in preprocess:
-                        preprocess[key] = tuple(preprocess[key])
-                values["preprocess"] = Preprocess(**preprocess)
+                values["preprocess"] = Preprocess(**_tuples(_only(Preprocess, content["preprocess"]), "mean", "std"))
             if content.get("labels") is not None:
                 values["labels"] = tuple(content["labels"])
             return cls(**values, extra={key: content[key] for key in content if key not in known})
@@ -176,3 +186,8 @@ def _only(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that dataclass ``kind`` knows; those that a later minor version added are passed over."""
     known = {f.name for f in fields(kind)}
     return {key: value for key, value in content.items() if key in known}
+
+
+def _tuples(content: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """``content`` with the lists under ``keys`` as tuples."""
+    return content | {key: tuple(content[key]) for key in keys if content.get(key) is not None}

@@ -15,7 +15,7 @@ import click
 from onnxcam import __version__
 from onnxcam.errors import OnnxCamError, nearest_names
 
-COMMANDS = ("video", "image", "export", "layers", "inspect", "verify", "methods", "providers")
+COMMANDS = ("video", "image", "attach", "export", "layers", "inspect", "verify", "methods", "providers")
 """In the order in which ``--help`` shows them."""
 
 
@@ -85,6 +85,7 @@ def main() -> None:
     Examples:
       onnxcam video input.mp4                      -> input_cam.mp4
       onnxcam image cat.jpg                        -> cat_cam.png
+      onnxcam attach plain.onnx                    -> plain.cam.onnx
       onnxcam export timm:resnet18 -o r18.cam.onnx
       onnxcam image r18.cam.onnx cat.jpg
     """

@@ -6,62 +6,17 @@ from pathlib import Path
 
 import click
 
-
-class InputSize(click.ParamType[tuple[int, int, int]]):
-    """``CHANNELS,HEIGHT,WIDTH``."""
-
-    name = "C,H,W"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            self.fail(f"'{value}' is not CHANNELS,HEIGHT,WIDTH such as 3,224,224", param, ctx)
-        channels, height, width = map(int, parts)
-        return channels, height, width
-
-
-class Numbers(click.ParamType[tuple[float, ...]]):
-    """Numbers separated by commas, one per channel."""
-
-    name = "NUMBERS"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"'{value}' is not numbers separated by commas, such as 0.485,0.456,0.406", param, ctx)
+from onnxcam.cli.attach import show_report
+from onnxcam.cli.options import InputSize, artifact_options
 
 
 @click.command()
 @click.argument("model")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The artifact to write. [default: NAME.cam.onnx]")
-@click.option(
-    "--layer", "layers", multiple=True, help="Target layer (module path); may be repeated. [default: found by itself]"
-)
-@click.option(
-    "--method", "methods", multiple=True, default=["gradcam"], show_default=True, help="Method; may be repeated."
-)
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict to load (.pth, .pt).")
 @click.option("--no-pretrained", is_flag=True, help="Untrained weights: do not fetch the library's.")
 @click.option("--input-size", type=InputSize(), help="Where the library does not know it.")
-@click.option("--mean", type=Numbers(), help="Mean per channel, in 0..1, for preprocessing.")
-@click.option("--std", type=Numbers(), help="Standard deviation per channel, in 0..1.")
-@click.option(
-    "--resize", type=click.Choice(["stretch", "crop", "letterbox"]), help="How pictures are brought to the input size."
-)
-@click.option(
-    "--crop-ratio", type=click.FloatRange(0, 1, min_open=True), help="Share of the picture that the centre crop keeps."
-)
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class name a line.")
-@click.option(
-    "--outputs",
-    type=click.Choice(["all", "cam"]),
-    default="all",
-    show_default=True,
-    help="'cam' leaves feature map and gradient out of the outputs.",
-)
+@artifact_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def export(
     model: str,
@@ -117,22 +72,10 @@ def export(
         source=source.name,
         license=source.license,
     )
-    for target in report.info.layers:
-        chosen = "" if layers else " (found by itself)"
-        click.echo(f"layer          {target.name}{chosen} {_shape(target.shape)}")
-    click.echo(f"methods        {', '.join(report.info.methods)}")
-    if stepped := report.info.extra.get("stepped_over"):
-        click.echo(f"score          before the final {stepped}, which was stepped over")
-    for name, error in report.errors.items():
-        click.echo(f"{name:<14} {error:.1e} relative error against torch's autograd")
-    click.echo(f"wrote          {report.path} ({report.path.stat().st_size / 1e6:.1f} MB)")
+    show_report(report, chosen=bool(layers), against="torch's autograd")
 
 
 def _stem(model: str) -> str:
     """The file name that a model specification suggests."""
     kind, _, name = model.rpartition(":")
     return Path(kind).stem if kind.endswith(".py") else name.replace("/", "_")
-
-
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return "[" + ", ".join("N" if dim is None else str(dim) for dim in shape) + "]"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
+    "InputSize",
+    "Numbers",
+    "artifact_options",
     "class_option",
     "json_option",
     "max_pixels_option",
@@ -22,6 +25,33 @@ from onnxcam.contract import DEFAULT_CLASS_INDEX
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class InputSize(click.ParamType[tuple[int, int, int]]):
+    """``CHANNELS,HEIGHT,WIDTH``."""
+
+    name = "C,H,W"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            self.fail(f"'{value}' is not CHANNELS,HEIGHT,WIDTH such as 3,224,224", param, ctx)
+        channels, height, width = map(int, parts)
+        return channels, height, width
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers separated by commas, one per channel."""
+
+    name = "NUMBERS"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"'{value}' is not numbers separated by commas, such as 0.485,0.456,0.406", param, ctx)
 
 
 def _index_or_label(value: str) -> int | str:
@@ -89,6 +119,49 @@ def render_options(function: F) -> F:
         ),
         click.option(
             "--layout", type=click.Choice(LAYOUTS), default=DEFAULT_LAYOUT, show_default=True, help="What to draw."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def artifact_options(function: F) -> F:
+    """What goes into an artifact: layers, methods, preprocessing, labels, outputs."""
+    for option in (
+        click.option(
+            "--outputs",
+            type=click.Choice(["all", "cam"]),
+            default="all",
+            show_default=True,
+            help="'cam' leaves feature map and gradient out of the outputs.",
+        ),
+        click.option("--labels", type=click.Path(path_type=Path), help="Text file with one class name a line."),
+        click.option(
+            "--crop-ratio",
+            type=click.FloatRange(0, 1, min_open=True),
+            help="Share of the picture that the centre crop keeps.",
+        ),
+        click.option(
+            "--resize",
+            type=click.Choice(["stretch", "crop", "letterbox"]),
+            help="How pictures are brought to the input size.",
+        ),
+        click.option("--std", type=Numbers(), help="Standard deviation per channel, in 0..1."),
+        click.option("--mean", type=Numbers(), help="Mean per channel, in 0..1, for preprocessing."),
+        click.option(
+            "--method",
+            "methods",
+            multiple=True,
+            default=["gradcam"],
+            show_default=True,
+            help="Method; may be repeated.",
+        ),
+        click.option(
+            "--layer",
+            "layers",
+            multiple=True,
+            metavar="NAME",
+            help="Target layer, as 'onnxcam layers' names it; may be repeated.  [default: found by itself]",
         ),
     ):
         function = option(function)

@@ -1,31 +1,86 @@
-"""``onnxcam verify``: an artifact's gradients against finite differences."""
+"""``onnxcam verify``: an artifact's gradients against finite differences, and against PyTorch."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
+from onnxcam.cli.options import json_option
+
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
-def verify(artifact: Path) -> None:
+@click.option(
+    "--torch", "spec", metavar="MODEL", help="Compare with this PyTorch model too, as 'onnxcam export' takes it."
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict of that model (.pth, .pt).")
+@click.option(
+    "--layer", "layers", multiple=True, metavar="MODULE", help="Its module(s), where the artifact names none."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random picture.")
+@json_option
+def verify(
+    artifact: Path, spec: str | None, weights: Path | None, layers: tuple[str, ...], seed: int, as_json: bool
+) -> None:
     """Check the gradients of ARTIFACT against finite differences of its own forward half; exit status 1 if they differ.
 
     \b
-    Example:
-      onnxcam verify resnet50.cam.onnx
+    Examples:
+      onnxcam verify plain.cam.onnx
+      onnxcam verify lite0.cam.onnx --torch timm:tf_efficientnet_lite0
     """
     from onnxcam.errors import VerificationError
     from onnxcam.exporter import verify
 
-    report = verify(artifact)
-    click.echo(
-        f"class {report.explained_class} on a random picture; slope of its score by the gradient and by differences"
-    )
-    for row in report.comparisons:
-        verdict = "ok" if row.passed else "WRONG"
-        slopes = f"{row.got:>12.5g} {row.expected:>12.5g}"
-        click.echo(f"{row.layer:<20} {row.direction:<20} {slopes}  error {row.error:.1e}  {verdict}")
+    model = None
+    if spec is not None:
+        from onnxcam.exporter.sources import load_source
+
+        model = load_source(spec, weights=weights, input_size=_input_size(artifact)).model
+    report = verify(artifact, seed=seed, model=model, layer=layers or None)
+    if as_json:
+        for row in report.comparisons:
+            click.echo(
+                json.dumps(
+                    {
+                        "layer": row.layer,
+                        "direction": row.direction,
+                        "gradient": row.got,
+                        "difference": row.expected,
+                        "error": row.error,
+                        "tolerance": row.tolerance,
+                        "passed": row.passed,
+                    }
+                )
+            )
+        for name, error in report.against_torch.items():
+            click.echo(json.dumps({"against": "torch", "what": name, "error": error}))
+    else:
+        click.echo(f"on {report.sample}, class {report.explained_class}: slopes of its score at each layer")
+        width = max(len(row.layer) for row in report.comparisons)
+        click.echo(f"{'layer':<{width}} {'direction':<18} {'by gradient':>12} {'by differences':>14}  relative error")
+        for row in report.comparisons:
+            verdict = "ok" if row.passed else "WRONG"
+            slopes = f"{row.got:>12.5g} {row.expected:>14.5g}"
+            click.echo(
+                f"{row.layer:<20} {row.direction:<20} {slopes}  {row.error:.1e} of {row.tolerance:.0e}  {verdict}"
+            )
+        for name, error in report.against_torch.items():
+            click.echo(f"{name:<14} {error:.1e} relative difference from torch's autograd")
+        click.echo(
+            f"largest difference {report.largest_difference:.1e}, relative {report.largest_error:.1e}: "
+            + ("passed" if report.passed else "FAILED")
+        )
     if not report.passed:
-        raise VerificationError(f"the gradients in '{artifact}' are wrong: export the model again, and report it")
+        culprit = f": the culprit is {report.culprit}" if report.culprit else ""
+        raise VerificationError(f"the gradients in '{artifact}' are wrong{culprit}")
+
+
+def _input_size(artifact: Path) -> tuple[int, int, int] | None:
+    """Channels, height and width of the picture that ``artifact`` takes, where it fixes them."""
+    from onnxcam.exporter.attachment import picture_form
+
+    form = picture_form(artifact)
+    return form.size if all(form.size) else None

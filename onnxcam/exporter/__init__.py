@@ -1,65 +1,42 @@
-"""PyTorch → artifact, and the check of an artifact against a reference."""
+"""PyTorch or ONNX → artifact, and the check of an artifact against a reference."""
 
 from __future__ import annotations
 
-__all__ = ["Comparison", "ExportReport", "VerificationReport", "compare_with_torch", "export", "verify"]
+__all__ = ["Comparison", "ExportReport", "VerificationReport", "attach", "compare_with_torch", "export", "verify"]
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
-from onnxcam.contract import (
-    ACTIVATIONS,
-    CLASS_INDEX,
-    GRADIENTS,
-    ArtifactInfo,
-    Preprocess,
-    layer_output,
-)
+from onnxcam.contract import ACTIVATIONS, GRADIENTS, Preprocess, layer_output
 from onnxcam.errors import ExportError, MissingExtraError, VerificationError
 
 try:
-    import onnx_ir as ir
+    import onnx_ir  # noqa: F401
     import onnxscript  # noqa: F401  the autodiff builds its graphs with it
 
-    from onnxcam.exporter.artifact import (
-        ArtifactOptions,
-        add_explanation,
-        cpu_session,
-        describe,
-        drop_outputs,
-        halve_storage,
-        write_model,
-    )
+    from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, halve_storage
+    from onnxcam.exporter.attachment import attach
+    from onnxcam.exporter.comparison import TOLERANCE, ExportReport, compare_with_torch
+    from onnxcam.exporter.files import write_model
+    from onnxcam.exporter.layers import Target
+    from onnxcam.exporter.layout import NCHW
+    from onnxcam.exporter.sample import picture_input
     from onnxcam.exporter.verification import Comparison, VerificationReport, verify
 except ModuleNotFoundError as error:
     if str(error.name).startswith("onnxcam"):
         raise
     raise MissingExtraError(
-        f'exporting needs {error.name}, which is not installed: pip install "onnxcam[torch]"'
+        f'exporting needs {error.name}, which is not installed: pip install "onnxcam[export]"'
     ) from error
 
 if TYPE_CHECKING:
     from onnxcam.exporter.torch import Module, Tensor
 
-TOLERANCE = 1e-3
-"""Relative error (max-norm over max-norm) above which no artifact is written."""
 STORAGE_TOLERANCE = 1e-2
 """The same for the outputs once the weights are stored in float16."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportReport:
-    """What was written, and how far it is from torch: max-norm of the difference over max-norm of the reference."""
-
-    path: Path
-    info: ArtifactInfo
-    dynamic_batch: bool
-    errors: dict[str, float]
 
 
 def export(
@@ -113,7 +90,11 @@ def export(
             stacklevel=2,
         )
     info = add_explanation(
-        exported.model, list(zip(names, exported.targets, strict=True)), output=exported.output, options=options
+        exported.model,
+        [Target(name=n, value=v, layout=NCHW, module=n) for n, v in zip(names, exported.targets, strict=True)],
+        output=exported.output,
+        image=picture_input(exported.model.graph.inputs),
+        options=options,
     )
     errors = compare_with_torch(exported.model, info, model, example, names)
     if storage == "float16":
@@ -134,40 +115,6 @@ def export(
         )
     write_model(exported.model, path)
     return ExportReport(path=path, info=info, dynamic_batch=exported.dynamic_batch, errors=errors)
-
-
-def compare_with_torch(
-    graph: ir.Model, info: ArtifactInfo, model: Module, example: Tensor, names: Sequence[str]
-) -> dict[str, float]:
-    """Relative errors of outputs, activations and gradients against torch, each the worst over images and layers.
-
-    The second image is explained for its second class, so that the class index is checked as well.
-    """
-    from onnxcam.exporter import torch as modules
-
-    session = cpu_session(graph)
-    produced = [output.name for output in session.get_outputs()]
-    ranks = -np.arange(1, len(example) + 1, dtype=np.int64)
-    ranks = np.maximum(ranks, -min(2, info.score.classes))
-    feed = {info.image_input: example.detach().numpy(), CLASS_INDEX: ranks}
-    got = dict(zip(produced, session.run(produced, feed), strict=True))
-    expected = modules.reference(model, example, names, got["explained_class"].tolist())
-    errors = {"outputs": relative_error(got[info.score.output], expected.output)}
-    for k in range(len(names)):
-        pairs = {ACTIVATIONS: expected.activations[k], GRADIENTS: expected.gradients[k]}
-        for name, reference in pairs.items():
-            if (output := layer_output(name, k)) in got:
-                errors[name] = max(errors.get(name, 0.0), relative_error(got[output], reference))
-    return errors
-
-
-def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
-    """max|got - expected| / max|expected|; inf where the shapes differ or a value is not finite."""
-    if got.shape != expected.shape or not np.isfinite(got).all():
-        return float("inf")
-    scale = float(np.abs(expected).max(initial=0.0))
-    difference = float(np.abs(got - expected).max(initial=0.0))
-    return difference / scale if scale else difference
 
 
 def _refuse_folder(path: Path) -> None:

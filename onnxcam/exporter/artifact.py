@@ -5,23 +5,19 @@ from __future__ import annotations
 __all__ = [
     "ArtifactOptions",
     "add_explanation",
-    "cpu_session",
     "describe",
     "drop_outputs",
     "halve_storage",
-    "write_model",
+    "remove_explanation",
 ]
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-import onnxruntime as ort
 from onnxscript import OpBuilder
 
 import onnxcam
@@ -30,6 +26,7 @@ from onnxcam.autodiff.emitter import emitter
 from onnxcam.contract import (
     ACTIVATIONS,
     CAM,
+    CLASS_INDEX,
     EXPLAINED_CLASS,
     GRADIENTS,
     METADATA_KEY,
@@ -40,8 +37,10 @@ from onnxcam.contract import (
     cam_output,
     layer_output,
 )
-from onnxcam.errors import ExportError, LayerError, OutputError
-from onnxcam.exporter.score import explained_class, find_class_score, find_head, seed
+from onnxcam.errors import ExportError, LayerError
+from onnxcam.exporter.layers import Target
+from onnxcam.exporter.layout import canonical
+from onnxcam.exporter.score import Seed, explained_class, find_class_score, find_head, seed
 from onnxcam.methods import Method, Site, find_method
 
 _WORTH_HALVING = 32768
@@ -60,13 +59,13 @@ class ArtifactOptions:
 
 
 def add_explanation(
-    model: ir.Model, layers: Sequence[tuple[str, ir.Value]], *, output: ir.Value, options: ArtifactOptions
+    model: ir.Model, targets: Sequence[Target], *, output: ir.Value, image: ir.Value, options: ArtifactOptions
 ) -> ArtifactInfo:
     """Add to ``model``, in place, what the contract asks for, and give the metadata that describes it.
 
-    layers: the name and the feature map [N, C, h, w] of each target. With no method in ``options`` any
-        floating-point value will do, and no map is made.
+    targets: the feature maps. With no method in ``options`` any floating-point value will do, and no map is made.
     output: the model's class output [N, classes].
+    image: the input that takes the picture.
 
     Raises `LayerError`, `MethodError`, `UnsupportedOperatorError` and `ExportError`, each naming what it refuses.
     """
@@ -74,22 +73,24 @@ def add_explanation(
     _refuse_taken_names(graph)
     chosen = [find_method(name) for name in options.methods]
     passes.ShapeInferencePass()(model)
-    for name, value in layers:
-        _refuse_flat(name, value, chosen)
+    for target in targets:
+        _refuse_flat(target, chosen)
     score = find_class_score(output)
     forward = len(graph)
     op = emitter(graph, "explanation")
     explained = explained_class(op, score)
-    maps = [value for _, value in layers]
+    maps = [target.value for target in targets]
     start = seed(op, score, explained)
-    grads = gradients(model, of=start.value, wrt=maps, seed=start.adjoint)
+    grads = _gradients(op, model, start, maps)
     added: list[tuple[str, ir.Value]] = []
-    for k, (value, gradient) in enumerate(zip(maps, grads, strict=True)):
+    for k, (target, gradient) in enumerate(zip(targets, grads, strict=True)):
+        if chosen:
+            places = canonical(op, target.value, target.layout), canonical(op, gradient, target.layout)
         for m, method in enumerate(chosen):
-            head = find_head(op, score, explained, value) if method.needs == "head" else None
-            site = Site(op=op, activations=value, explained_class=explained, gradients=gradient, head=head)
+            head = find_head(op, score, explained, target) if method.needs == "head" else None
+            site = Site(op=op, activations=places[0], explained_class=explained, gradients=places[1], head=head)
             added.append((cam_output(method.name, first=m == 0, layer=k), _map(op, method, site)))
-        added += [(layer_output(ACTIVATIONS, k), value), (layer_output(GRADIENTS, k), gradient)]
+        added += [(layer_output(ACTIVATIONS, k), target.value), (layer_output(GRADIENTS, k), gradient)]
     for name, value in [*added, (EXPLAINED_CLASS, explained)]:
         _add_output(op, name, value)
     passes.CommonSubexpressionEliminationPass()(model)
@@ -99,8 +100,18 @@ def add_explanation(
         node.metadata_props.clear()
     info = ArtifactInfo(
         onnxcam=onnxcam.__version__,
-        image_input=graph.inputs[0].name or "",
-        layers=tuple(LayerInfo(name=name, layout="NCHW", shape=_dims(value)) for name, value in layers),
+        image_input=image.name or "",
+        layers=tuple(
+            LayerInfo(
+                name=target.name,
+                layout=target.layout.kind,
+                shape=_dims(target.value),
+                extra_tokens=target.layout.extra_tokens,
+                grid=target.layout.grid,
+                module=target.module,
+            )
+            for target in targets
+        ),
         methods=tuple(method.name for method in chosen),
         score=ScoreInfo(output=output.name or "", activation=score.activation, classes=score.classes),
         preprocess=options.preprocess,
@@ -157,35 +168,48 @@ def describe(model: ir.Model, info: ArtifactInfo) -> None:
     model.producer_name, model.producer_version = "onnxcam", onnxcam.__version__
 
 
-def write_model(model: ir.Model, path: Path) -> None:
-    """Save ``model`` under ``path`` in one step: a failure leaves nothing, and an older file as it was."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise OutputError(f"cannot write to '{path.parent}': {error.strerror}; choose another place with -o") from None
-    os.close(handle)
-    try:
-        ir.save(model, name)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except OSError as error:
-        raise OutputError(f"cannot write '{path}': {error.strerror or error}") from None
-    finally:
-        Path(name).unlink(missing_ok=True)
+_HALF_SCALE: Final = 1024.0
+"""What the seed is multiplied by in float16, and the gradients divided by: small ones would be rounded to zero."""
 
 
-def cpu_session(model: ir.Model) -> ort.InferenceSession:
-    """``model`` in ONNX Runtime on the CPU, with threads that do not spin: others work in this process."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+def _gradients(op: OpBuilder, model: ir.Model, start: Seed, maps: Sequence[ir.Value]) -> list[ir.Value]:
+    """dy^c/dA for each of ``maps``."""
+    if start.adjoint.dtype != ir.DataType.FLOAT16:
+        return gradients(model, of=start.value, wrt=maps, seed=start.adjoint)
+    scaled = op.Mul(start.adjoint, _HALF_SCALE)
+    scaled.type, scaled.shape = start.adjoint.type, start.adjoint.shape
+    found = []
+    for x, large in zip(maps, gradients(model, of=start.value, wrt=maps, seed=scaled), strict=True):
+        gradient = op.Div(large, _HALF_SCALE)
+        gradient.type, gradient.shape = x.type, x.shape
+        found.append(gradient)
+    return found
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def remove_explanation(model: ir.Model) -> ArtifactInfo:
+    """Take from an artifact, in place, all that `add_explanation` added; gives the metadata it had."""
+    graph = model.graph
+    info = ArtifactInfo.from_json(model.metadata_props.pop(METADATA_KEY))
+    names = {EXPLAINED_CLASS}
+    for k in range(len(info.layers)):
+        names |= {layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS)}
+        names |= {cam_output(method, first=m == 0, layer=k) for m, method in enumerate(info.methods)}
+    for output in [y for y in graph.outputs if y.name in names]:
+        graph.outputs.remove(output)
+    passes.RemoveUnusedNodesPass()(model)
+    for x in [x for x in graph.inputs if x.name == CLASS_INDEX]:
+        graph.inputs.remove(x)
+        graph.initializers.pop(CLASS_INDEX, None)
+    for node in graph:  # the feature map's own name went to the output
+        for y in node.outputs:
+            for k, layer in enumerate(info.layers):
+                if y.name == layer_output(ACTIVATIONS, k):
+                    y.name = layer.name if not _taken(graph, layer.name) else f"{layer.name}.map"
+    return info
+
+
+def _taken(graph: ir.Graph, name: str) -> bool:
+    return any(value.name == name for value in (*graph.inputs, *(y for node in graph for y in node.outputs)))
 
 
 def _map(op: OpBuilder, method: Method, site: Site) -> ir.Value:
@@ -216,13 +240,18 @@ def _refuse_taken_names(graph: ir.Graph) -> None:
         )
 
 
-def _refuse_flat(name: str, value: ir.Value, methods: Sequence[Method]) -> None:
-    if value.shape is None:
-        raise LayerError(f"the shape of layer '{name}' is unknown: run shape inference on the model first")
-    if methods and (len(value.shape) != 4 or list(value.shape[2:]) == [1, 1]):
+def _refuse_flat(target: Target, methods: Sequence[Method]) -> None:
+    shape = target.value.shape
+    if shape is None:
+        raise LayerError(f"the shape of layer '{target.name}' is unknown: run shape inference on the model first")
+    ranks = {"NCHW": 4, "NHWC": 4, "tokens": 3}
+    if not methods:
+        return
+    places = list(shape[1:3] if target.layout.kind == "NHWC" else shape[2:] if target.layout.kind == "NCHW" else ())
+    if len(shape) != ranks[target.layout.kind] or places == [1, 1]:
         raise LayerError(
-            f"layer '{name}' gives {list(value.shape)}, which has no spatial extent: "
-            "choose one whose output is [N, C, h, w]; 'onnxcam layers' lists them"
+            f"layer '{target.name}' gives {list(shape)}, which has no spatial extent as {target.layout}: "
+            "choose another, that 'onnxcam layers' lists, or name its layout with --layout"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ClassScore", "Seed", "explained_class", "find_class_score", "find_head", "seed"]
+__all__ = ["ClassScore", "Seed", "explained_class", "find_class_score", "find_head", "one_hot", "seed"]
 
 from dataclasses import dataclass
 
@@ -11,9 +11,11 @@ from onnxscript import OpBuilder
 
 from onnxcam.contract import CLASS_INDEX, DEFAULT_CLASS_INDEX, Activation
 from onnxcam.errors import ExportError, MethodError
+from onnxcam.exporter.layers import Target, behind_identity
+from onnxcam.exporter.layout import Layout
 from onnxcam.methods import Head
 
-_PASS_THROUGH = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze"})
+_PASS_THROUGH = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 
 
@@ -52,21 +54,21 @@ class _Linear:
 def find_class_score(output: ir.Value) -> ClassScore:
     """The scores behind the model's class output [N, classes], stepping back over a final softmax or sigmoid.
 
-    Raises `ExportError` where the output is no table of class scores.
+    Axes of length 1 may follow the classes. Raises `ExportError` where the output is no table of class scores.
     """
     shape = output.shape
-    if shape is None or len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 1:
+    if shape is None or len(shape) < 2 or not isinstance(shape[1], int) or any(dim != 1 for dim in shape[2:]):
         raise ExportError(
             f"the output '{output.name}' has the shape {_text(shape)}, and a classifier's is [N, classes]: "
-            "export a model that returns one row of class scores per image"
+            "choose another output, or export a model that returns one row of class scores per image"
         )
-    producer = output.producer()
-    if producer is None or producer.op_type not in _SQUASHING or producer.domain:
+    producer = _skip(output).producer()
+    if producer is None or producer.op_type not in _SQUASHING or producer.domain or not _squashes_classes(producer):
         return ClassScore(value=output, classes=shape[1], stepped_over=None, activation="softmax")
     value = producer.inputs[0]
     assert value is not None
     if value.shape is None:
-        value.shape = shape
+        value.shape = producer.outputs[0].shape or shape
     log = producer.op_type == "LogSoftmax"
     return ClassScore(
         value=value,
@@ -74,6 +76,21 @@ def find_class_score(output: ir.Value) -> ClassScore:
         stepped_over=producer.op_type,
         activation="softmax" if log else "identity",  # the softmax of log-probabilities is the probabilities
     )
+
+
+def _squashes_classes(node: ir.Node) -> bool:
+    """Whether ``node`` works along the classes, not along another axis."""
+    x = node.inputs[0]
+    rank = 2 if x is None or x.shape is None else len(x.shape)
+    return node.op_type == "Sigmoid" or node.attributes.get_int("axis", -1) % rank == 1
+
+
+def _table(op: OpBuilder, score: ClassScore) -> ir.Value:
+    """The scores as [N, classes], in a type that ONNX Runtime ranks."""
+    value = score.value
+    if value.shape is not None and len(value.shape) != 2:
+        value = op.Flatten(value)
+    return op.Cast(value, to=ir.DataType.FLOAT) if value.dtype == ir.DataType.BFLOAT16 else value
 
 
 def explained_class(op: OpBuilder, score: ClassScore) -> ir.Value:
@@ -88,7 +105,7 @@ def explained_class(op: OpBuilder, score: ClassScore) -> ir.Value:
     graph.inputs.append(index)
     graph.register_initializer(index)
     rank = op.Max(op.Neg(index), [1])  # 1 is the top class; a class given by index asks for no more than that
-    _, ranking = op.TopK(score.value, op.ReduceMax(rank, keepdims=1), _outputs=2)
+    _, ranking = op.TopK(_table(op, score), op.ReduceMax(rank, keepdims=1), _outputs=2)
     batch = op.Shape(score.value, start=0, end=1)
     column = op.Unsqueeze(op.Expand(op.Sub(rank, [1]), batch), [1])
     ranked = op.Squeeze(op.GatherElements(ranking, column, axis=1), [1])
@@ -104,21 +121,26 @@ def seed(op: OpBuilder, score: ClassScore, explained: ir.Value) -> Seed:
     """
     linear = _last_linear(score.value)
     if linear is None:
-        return Seed(value=score.value, adjoint=_one_hot(op, score, explained))
+        return Seed(value=score.value, adjoint=one_hot(op, score, explained))
     row = _class_rows(op, linear, explained)
     row.type, row.shape = linear.x.type, linear.x.shape
     return Seed(value=linear.x, adjoint=row)
 
 
-def find_head(op: OpBuilder, score: ClassScore, explained: ir.Value, activations: ir.Value) -> Head:
-    """The classic CAM head between ``activations`` and the scores: pooling, then one linear layer or none.
+def find_head(op: OpBuilder, score: ClassScore, explained: ir.Value, target: Target) -> Head:
+    """The classic CAM head between the target and the scores: pooling over its places, then one linear layer or none.
 
     Raises `MethodError` where something else lies between them.
     """
     linear = _last_linear(score.value)
     pooled = _skip(linear.x if linear else score.value)
     pool = pooled.producer()
-    if pool is None or not _pools(pool) or _skip_identity(pool.inputs[0]) is not activations:
+    if (
+        pool is None
+        or pool.inputs[0] is None
+        or not _pools(pool, target.layout)
+        or behind_identity(pool.inputs[0]) is not target.value
+    ):
         between = "nothing" if pool is None else f"{pool.op_type} '{pool.name}'"
         raise MethodError(
             "'cam' needs global average pooling and at most one linear layer behind the feature map, and this model "
@@ -163,9 +185,12 @@ def _class_rows(op: OpBuilder, linear: _Linear, explained: ir.Value) -> ir.Value
     return rows
 
 
-def _one_hot(op: OpBuilder, score: ClassScore, explained: ir.Value) -> ir.Value:
+def one_hot(op: OpBuilder, score: ClassScore, explained: ir.Value) -> ir.Value:
+    """1 at the explained class of each image, 0 elsewhere, shaped and typed as the score."""
     assert score.value.dtype is not None
     values: ir.Value = op.Cast(op.OneHot(explained, [score.classes], [0.0, 1.0], axis=-1), to=score.value.dtype)
+    if score.value.shape is not None and len(score.value.shape) > 2:
+        values = op.Unsqueeze(values, list(range(2, len(score.value.shape))))
     values.dtype, values.shape = score.value.dtype, score.value.shape
     return values
 
@@ -181,26 +206,24 @@ def _skip(value: ir.Value) -> ir.Value:
     return value
 
 
-def _skip_identity(value: ir.Value | None) -> ir.Value | None:
-    while value is not None and (node := value.producer()) is not None and node.op_type in {"Identity", "Dropout"}:
-        value = node.inputs[0]
-    return value
-
-
-def _pools(node: ir.Node) -> bool:
-    """Whether ``node`` is global average pooling over the last two of four axes."""
-    if node.op_type == "GlobalAveragePool":
-        return True
+def _pools(node: ir.Node, layout: Layout) -> bool:
+    """Whether ``node`` is global average pooling over all places of its input, and nothing but places."""
     x = node.inputs[0]
-    if x is None or x.shape is None or len(x.shape) != 4:
+    if x is None or x.shape is None or layout.extra_tokens:
         return False
     if node.op_type == "ReduceMean":
         axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
         found = axes.numpy().tolist() if axes is not None else node.attributes.get_ints("axes", ())
-        return sorted(axis % 4 for axis in found) == [2, 3]
+        return sorted(axis % len(x.shape) for axis in found) == _PLACES[layout.kind]
+    if layout.kind != "NCHW":
+        return False
     if node.op_type == "AveragePool":
         return list(node.attributes.get_ints("kernel_shape", ())) == list(x.shape[2:])
-    return False
+    return node.op_type == "GlobalAveragePool"
+
+
+_PLACES = {"NCHW": [2, 3], "NHWC": [1, 2], "tokens": [1]}
+"""The axes of the places in each layout."""
 
 
 def _text(shape: ir.Shape | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxcam.contract import Preprocess, ResizeMode
+from onnxcam.contract import ImageLayout, ImageType, Preprocess, ResizeMode
 from onnxcam.errors import MissingExtraError, ModelSourceError, OnnxCamError, nearest_names
 
 
@@ -222,8 +222,12 @@ def completed_preprocess(
     std: tuple[float, ...] | None = None,
     resize: Any = None,
     crop_ratio: float | None = None,
+    layout: ImageLayout = "nchw",
+    dtype: ImageType = "float32",
 ) -> Preprocess | None:
     """What the user says over what the library knows; None where neither says how values are scaled.
+
+    layout, dtype: those of the model's input, where the library says nothing.
 
     Raises `ModelSourceError` where mean and std do not fit the model's channels.
     """
@@ -234,7 +238,16 @@ def completed_preprocess(
             if mean or std or resize or crop_ratio:
                 raise ModelSourceError("the preprocessing of this model is not known: give both --mean and --std")
             return None
-        known = Preprocess(height=height, width=width, resize="stretch", color="gray" if channels == 1 else "rgb")
+        if not (height and width):
+            raise ModelSourceError("the model leaves height and width open: give --input-size CHANNELS,HEIGHT,WIDTH")
+        known = Preprocess(
+            height=height,
+            width=width,
+            resize="stretch",
+            color="gray" if channels == 1 else "rgb",
+            layout=layout,
+            dtype=dtype,
+        )
     given = {"mean": mean, "std": std, "resize": resize, "crop_ratio": crop_ratio}
     known = replace(known, **{key: value for key, value in given.items() if value is not None})
     for name, values in (("mean", known.mean), ("std", known.std)):

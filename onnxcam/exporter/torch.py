@@ -19,6 +19,7 @@ __all__ = [
     "load_weights",
     "random_example",
     "reference",
+    "tensor",
 ]
 
 import contextlib
@@ -35,6 +36,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcam.errors import ExportError, LayerError, MissingExtraError, ModelSourceError, nearest_names
+from onnxcam.exporter.layers import behind_identity
 
 try:
     import torch
@@ -238,7 +240,7 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
             return TorchExport(
                 model=program.model,
                 output=output,
-                targets=tuple(_behind_identity(target) for target in targets),
+                targets=tuple(behind_identity(target) for target in targets),
                 dynamic_batch=dynamic,
             )
     raise ExportError(f"torch cannot export this model to ONNX: {reasons[-1]}")
@@ -268,6 +270,11 @@ def reference(model: nn.Module, example: torch.Tensor, names: Sequence[str], cla
 def random_example(size: Sequence[int], *, batch: int = 2, seed: int = 0) -> torch.Tensor:
     """A batch of standard normal pictures [batch, *size] from a seeded generator."""
     return torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    """``array`` as a tensor."""
+    return torch.from_numpy(array)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -301,13 +308,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def is_module(value: object) -> bool:
     """Whether ``value`` is a PyTorch module."""
     return isinstance(value, nn.Module)
-
-
-def _behind_identity(value: ir.Value) -> ir.Value:
-    """The value that an Identity repeats: the one that leads on to the score."""
-    while (node := value.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
-        value = node.inputs[0]
-    return value
 
 
 def _forget_traces(graph: ir.Graph) -> None:

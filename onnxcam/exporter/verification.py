@@ -4,27 +4,47 @@ from __future__ import annotations
 
 __all__ = ["Comparison", "VerificationReport", "verify"]
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxcam.autodiff import gradients
+from onnxcam.autodiff.emitter import emitter
+from onnxcam.autodiff.registry import describe
 from onnxcam.contract import ACTIVATIONS, EXPLAINED_CLASS, GRADIENTS, METADATA_KEY, ArtifactInfo, layer_output
-from onnxcam.errors import ArtifactError, ExportError
-from onnxcam.exporter.artifact import cpu_session
-from onnxcam.exporter.score import find_class_score
+from onnxcam.errors import ArtifactError, AutodiffError
+from onnxcam.exporter.artifact import remove_explanation
+from onnxcam.exporter.comparison import TOLERANCE as TORCH_TOLERANCE
+from onnxcam.exporter.comparison import compare_with_torch
+from onnxcam.exporter.files import read_model
+from onnxcam.exporter.layers import behind_identity, on_the_way
+from onnxcam.exporter.preparation import RUNTIME_ERRORS, cpu_session
+from onnxcam.exporter.sample import sample_feed
+from onnxcam.exporter.score import find_class_score, one_hot
+from onnxcam.exporter.smooth import smooth
 
-TOLERANCE = 1e-2
+if TYPE_CHECKING:
+    from onnxcam.exporter.torch import Module
+
+TOLERANCE: Final = 1e-2
 """Relative error let through: what float32 differences of a network with kinks can resolve."""
-_STEPS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_NUMPY: Final = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}  # fmt: skip
+_STEPS: Final = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One directional derivative: ``got`` from the gradients, ``expected`` from finite differences.
+    """One directional derivative of the explained score: ``got`` from the gradients, ``expected`` from differences.
 
-    error: their difference relative to the gradient's norm.
+    error: their difference relative to the gradient's norm; it passes up to ``tolerance``.
     """
 
     layer: str
@@ -32,121 +52,206 @@ class Comparison:
     expected: float
     got: float
     error: float
+    tolerance: float = TOLERANCE
 
     @property
     def passed(self) -> bool:
-        return self.error <= TOLERANCE
+        return self.error <= self.tolerance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationReport:
-    """Everything that was compared in one artifact, on a seeded random picture."""
+    """Everything that was compared in one artifact.
+
+    sample: the input it was compared on, in words.
+    culprit: where a gradient is wrong, the operator at which it becomes so.
+    against_torch: relative errors of outputs, activations and gradients against PyTorch, where it was given.
+    """
 
     path: Path
+    sample: str
     explained_class: int
     comparisons: tuple[Comparison, ...]
+    culprit: str | None = None
+    against_torch: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        return all(comparison.passed for comparison in self.comparisons)
+        return all(comparison.passed for comparison in self.comparisons) and all(
+            error <= TORCH_TOLERANCE for error in self.against_torch.values()
+        )
+
+    @property
+    def largest_difference(self) -> float:
+        """The largest absolute difference between two slopes."""
+        return max(abs(c.got - c.expected) for c in self.comparisons)
+
+    @property
+    def largest_error(self) -> float:
+        """The largest relative error."""
+        return max(c.error for c in self.comparisons)
 
 
-def verify(path: str | Path, *, directions: int = 3, seed: int = 0) -> VerificationReport:
+def verify(
+    path: str | Path,
+    *,
+    directions: int = 3,
+    seed: int = 0,
+    model: Module | None = None,
+    layer: str | Sequence[str] | None = None,
+) -> VerificationReport:
     """Compare the gradients in the artifact ``path`` with central differences of its own forward half.
 
     The part of the graph behind the feature map A runs at A ± εv in ONNX Runtime (float32), for v along the
     gradient and along ``directions`` random unit vectors, with the step that agrees best; the slope of the
-    explained score is compared with ⟨g, v⟩, relative to ‖g‖.
+    explained score is compared with ⟨g, v⟩, relative to ‖g‖. Where they differ, the gradients at the values between
+    A and the score are compared as well, from the score on: the first that is wrong names the culprit.
 
-    Raises `ArtifactError` where the file is no artifact, or was made without its gradients (``--outputs cam``).
+    Half precision is widened for the differences. Of a quantised model the rounding is left out, as the
+    straight-through gradient leaves it out; the clipping stays.
+
+    seed: of the random picture and vectors.
+    model: the PyTorch module that the artifact was made of; outputs, feature maps and gradients are then compared with
+        its own, by autograd, at the modules ``layer`` (where None, those that the artifact names).
+
+    Raises `ModelSourceError` where the file cannot be read, `ArtifactError`
+    where it is no artifact, or was made without its gradients (``--outputs cam``).
     """
     path = Path(path)
-    model = _load(path)
-    info = ArtifactInfo.from_json(model.metadata_props[METADATA_KEY])
-    outputs = {output.name or "": output for output in model.graph.outputs}
+    artifact = read_model(path)
+    if METADATA_KEY not in artifact.metadata_props:
+        raise ArtifactError(
+            f"'{path}' is a plain ONNX file: make an artifact with 'onnxcam attach' (or 'onnxcam export' from PyTorch)"
+        )
+    info = ArtifactInfo.from_json(artifact.metadata_props[METADATA_KEY])
+    outputs = {output.name or "": output for output in artifact.graph.outputs}
     if GRADIENTS not in outputs:
-        raise ArtifactError(f"'{path}' was made without its gradients: export it again with --outputs all")
+        raise ArtifactError(f"'{path}' was made without its gradients: make it again with --outputs all")
+    image = next(x for x in artifact.graph.inputs if x.name == info.image_input)
+    feed = sample_feed(artifact.graph.inputs, image=image, preprocess=info.preprocess, seed=seed)
     rng = np.random.default_rng(seed)
-    feed = {x.name or "": _random(x, info, rng) for x in model.graph.inputs if x.const_value is None}
-    names = list(outputs)
-    got = dict(zip(names, cpu_session(model).run(names, feed), strict=True))
+    try:
+        got = dict(zip(outputs, cpu_session(artifact).run(list(outputs), feed), strict=True))
+    except RUNTIME_ERRORS as error:
+        raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
     explained = int(got[EXPLAINED_CLASS][0])
     score = find_class_score(outputs[info.score.output]).value
     comparisons: list[Comparison] = []
-    for k, layer in enumerate(info.layers):
+    for k, target in enumerate(info.layers):
         activations, gradient = got[layer_output(ACTIVATIONS, k)], got[layer_output(GRADIENTS, k)]
-        head = _Head(model, _source(outputs[layer_output(ACTIVATIONS, k)]), score, feed, explained)
+        head = _Head(artifact, behind_identity(outputs[layer_output(ACTIVATIONS, k)]), score, feed, explained)
         vectors = {"along the gradient": gradient}
         vectors |= {f"random {i + 1}": rng.standard_normal(gradient.shape) for i in range(directions)}
         for name, vector in vectors.items():
-            comparisons.append(head.compare(layer.name, name, activations, gradient, vector))
-    return VerificationReport(path=path, explained_class=explained, comparisons=tuple(comparisons))
+            comparisons.append(head.compare(target.name, name, activations, gradient, vector))
+    wrong = next((c.layer for c in comparisons if not c.passed), None)
+    return VerificationReport(
+        path=path,
+        sample=f"a random picture (seed {seed})",
+        explained_class=explained,
+        comparisons=tuple(comparisons),
+        culprit=None if wrong is None else _culprit(artifact, info, wrong, feed, explained),
+        against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed),
+    )
+
+
+def _against_torch(
+    artifact: ir.Model,
+    info: ArtifactInfo,
+    model: Module,
+    layer: str | Sequence[str] | None,
+    feed: Mapping[str, np.ndarray],
+) -> dict[str, float]:
+    from onnxcam.exporter.torch import tensor
+
+    if layer is None:
+        names = [known.module or known.name for known in info.layers]
+    else:
+        names = [layer] if isinstance(layer, str) else list(layer)
+    return compare_with_torch(artifact, info, model, tensor(feed[info.image_input]), names)
 
 
 class _Head:
-    """The part of the graph behind the feature map, run on its own."""
+    """The part of a graph behind a value, run on its own."""
 
     def __init__(
-        self, model: ir.Model, target: ir.Value, score: ir.Value, feed: dict[str, np.ndarray], explained: int
+        self, model: ir.Model, value: ir.Value, score: ir.Value, feed: Mapping[str, np.ndarray], explained: int
     ) -> None:
-        inputs = [x for x in model.graph.inputs if x.const_value is None and x is not target]
-        graph = ir.convenience.extract(model.graph, [*inputs, target], [score])
-        self._session = cpu_session(ir.Model(graph, ir_version=model.ir_version))
-        known = {x.name for x in self._session.get_inputs()}
-        self._feed = {name: value for name, value in feed.items() if name in known}
-        self._target = target.name or ""
+        inputs = [x for x in model.graph.inputs if not x.is_initializer() and x is not value]
+        graph = ir.convenience.extract(model.graph, [*inputs, value], [score])
+        head = ir.Model(graph, ir_version=model.ir_version)
+        smooth(head)
+        self._session = cpu_session(head)
+        known = {x.name: _NUMPY[x.type] for x in self._session.get_inputs()}
+        self._feed: dict[str, np.ndarray] = {
+            name: array.astype(known[name]) for name, array in feed.items() if name in known
+        }
+        self._value = value.name or ""
+        self._dtype = known[self._value]
         self._explained = explained
 
-    def score(self, activations: np.ndarray) -> float:
-        (scores,) = self._session.run(None, {**self._feed, self._target: activations})
-        return float(scores[0, self._explained])
+    def score(self, x: np.ndarray) -> float:
+        (scores,) = self._session.run(None, {**self._feed, self._value: x.astype(self._dtype)})
+        return float(scores.reshape(len(scores), -1)[0, self._explained])
 
-    def compare(
-        self, layer: str, name: str, activations: np.ndarray, gradient: np.ndarray, vector: np.ndarray
-    ) -> Comparison:
+    def compare(self, layer: str, name: str, x: np.ndarray, gradient: np.ndarray, vector: np.ndarray) -> Comparison:
         """The slope along ``vector``: one central difference for each step, the one that agrees best counts."""
-        unit = vector.astype(np.float64)
-        unit /= max(float(np.linalg.norm(unit)), 1e-30)
-        got = float((gradient.astype(np.float64) * unit).sum())
-        norm = max(float(np.linalg.norm(gradient)), 1e-30)
-        size = max(float(np.linalg.norm(activations)), 1e-6)
+        x, gradient, unit = (array.astype(np.float64) for array in (x, gradient, vector))
+        unit /= max(float(np.linalg.norm(unit)), 1e-300)
+        got = float((gradient * unit).sum())
+        norm = max(float(np.linalg.norm(gradient)), 1e-300)
+        size = max(float(np.linalg.norm(x)), 1e-6)
         slopes = []
         for step in _STEPS:
-            ahead, behind = ((activations + sign * step * size * unit).astype(np.float32) for sign in (1, -1))
-            slopes.append((self.score(ahead) - self.score(behind)) / (2 * step * size))
+            ahead, behind = (self.score(x + sign * step * size * unit) for sign in (1, -1))
+            slopes.append((ahead - behind) / (2 * step * size))
         expected = min(slopes, key=lambda slope: abs(slope - got))
         return Comparison(layer=layer, direction=name, expected=expected, got=got, error=abs(expected - got) / norm)
 
 
-def _load(path: Path) -> ir.Model:
+def _culprit(artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[str, np.ndarray], explained: int) -> str:
+    """The operator at which the gradient becomes wrong on its way from the score to ``layer``."""
+    model = artifact.clone()
+    outputs = {y.name: y for y in model.graph.outputs}
+    k = next(k for k, known in enumerate(info.layers) if known.name == layer)
+    target = behind_identity(outputs[layer_output(ACTIVATIONS, k)])
+    remove_explanation(model)
+    score = find_class_score(next(y for y in model.graph.outputs if y.name == info.score.output)).value
+    path = on_the_way(model.graph, score, target)
+    values = [target, *(y for node in path for y in node.outputs if _differentiated(y) and y is not score)]
     try:
-        model = ir.load(path)
-    except FileNotFoundError:
-        raise ArtifactError(f"'{path}' does not exist: check the path") from None
-    except Exception as error:  # protobuf and onnx-ir raise what they like on a damaged file
-        raise ArtifactError(f"'{path}' is not an ONNX file that can be read ({type(error).__name__})") from error
-    if not model.graph.outputs:
-        raise ArtifactError(f"'{path}' is not an ONNX file: it has no outputs")
-    if METADATA_KEY not in model.metadata_props:
-        raise ArtifactError(f"'{path}' is a plain ONNX file: make an artifact with 'onnxcam export'")
-    return model
+        found = _anew(model, info.score.output, values, feed, explained)
+    except AutodiffError as error:
+        return str(error)
+    for value in reversed(values):
+        x, gradient = found[value]
+        head = _Head(model, value, score, feed, explained)
+        random = np.random.default_rng(0).standard_normal(gradient.shape)
+        rows = [head.compare(layer, "", x, gradient, vector) for vector in (gradient, random)]
+        if not all(row.passed for row in rows):
+            readers = [describe(node) for node in path if value in node.inputs]
+            return f"{' and '.join(readers)}, from which the gradient of '{value.name}' comes"
+    return (
+        "none: calculated anew, the gradients are right, so the file was changed, or made by another version; "
+        "make it again"
+    )
 
 
-def _source(output: ir.Value) -> ir.Value:
-    """The feature map itself behind an output that only repeats it."""
-    producer = output.producer()
-    if producer is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:
-        return producer.inputs[0]
-    return output
+def _anew(
+    model: ir.Model, output: str, values: Sequence[ir.Value], feed: Mapping[str, np.ndarray], explained: int
+) -> dict[ir.Value, tuple[np.ndarray, np.ndarray]]:
+    """Each of ``values`` and its gradient, calculated once more."""
+    copy = model.clone()
+    by_name = {y.name: y for y in (*copy.graph.inputs, *(y for node in copy.graph for y in node.outputs))}
+    score = find_class_score(by_name[output])
+    op = emitter(copy.graph, "verification")
+    inner = [by_name[value.name] for value in values]
+    grads = gradients(copy, of=score.value, wrt=inner, seed=one_hot(op, score, op.Identity([explained])))
+    copy.graph.outputs.clear()
+    copy.graph.outputs.extend(op.Identity(y) for y in (*inner, *grads))
+    arrays = cpu_session(copy).run(None, dict(feed))
+    return dict(zip(values, zip(arrays, arrays[len(values) :], strict=False), strict=True))
 
 
-def _random(x: ir.Value, info: ArtifactInfo, rng: np.random.Generator) -> np.ndarray:
-    """A seeded standard normal input of batch 1; dynamic axes take the preprocessing's size."""
-    if x.shape is None:
-        raise ExportError(f"the shape of input '{x.name}' is unknown: it cannot be verified")
-    known = info.preprocess
-    sizes = dict(zip((0, 2, 3), (1, known.height, known.width) if known else (1,), strict=False))
-    shape = [dim if isinstance(dim, int) else sizes.get(axis) for axis, dim in enumerate(x.shape)]
-    if None in shape:
-        raise ExportError(f"axis {shape.index(None)} of input '{x.name}' is dynamic, and its size is not known here")
-    return rng.standard_normal([dim for dim in shape if dim is not None]).astype(np.float32)
+def _differentiated(y: ir.Value) -> bool:
+    return y.dtype is not None and y.dtype.is_floating_point()

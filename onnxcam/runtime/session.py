@@ -333,8 +333,7 @@ def _info(session: ort.InferenceSession, path: Path) -> ArtifactInfo:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if text is None:
         raise ArtifactError(
-            f"'{path}' is a plain ONNX model without a CAM: export its PyTorch source with "
-            "'onnxcam export' to make an artifact of it"
+            f"'{path}' is a plain ONNX model without a CAM: make an artifact of it with 'onnxcam attach {path}'"
         )
     return ArtifactInfo.from_json(text)
 

@@ -48,7 +48,7 @@ def test_export_inspect_and_verify(folder):
     result = export("--labels", "labels.txt", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "-o", "n.cam.onnx")
     assert result.exit_code == 0, result.output
     assert "layer          late (found by itself) [N, 6, 5, 3]" in result.stdout
-    assert "relative error against torch's autograd" in result.stdout
+    assert "relative difference from torch's autograd" in result.stdout
     shown = call("inspect", "n.cam.onnx")
     assert shown.exit_code == 0, shown.output
     for text in (

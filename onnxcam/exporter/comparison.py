@@ -1,0 +1,74 @@
+"""What an exporter reports, and how far a graph is from a reference."""
+
+from __future__ import annotations
+
+__all__ = ["TOLERANCE", "ExportReport", "compare_with_torch", "relative_error"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnxcam.contract import ACTIVATIONS, CLASS_INDEX, EXPLAINED_CLASS, GRADIENTS, ArtifactInfo, layer_output
+from onnxcam.exporter.preparation import cpu_session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from onnxcam.exporter.torch import Module, Tensor
+
+TOLERANCE = 1e-3
+"""Relative error (max-norm over max-norm) above which no artifact is written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What was written, and how far it is from a reference: max-norm of the difference over that of the reference.
+
+    dynamic_batch: whether the file takes any number of pictures at a time.
+    errors: of ``outputs`` (against torch, or the plain file), and against torch of ``activations`` and ``gradients``.
+    """
+
+    path: Path
+    info: ArtifactInfo
+    dynamic_batch: bool
+    errors: dict[str, float]
+
+
+def compare_with_torch(
+    graph: ir.Model, info: ArtifactInfo, model: Module, example: Tensor, names: Sequence[str]
+) -> dict[str, float]:
+    """Relative errors of outputs, activations and gradients against torch, each the worst over images and layers.
+
+    The second image is explained for its second class, so that the class index is checked as well.
+    """
+    from onnxcam.exporter import torch as modules
+
+    session = cpu_session(graph)
+    produced = [output.name for output in session.get_outputs()]
+    ranks = -np.arange(1, len(example) + 1, dtype=np.int64)
+    ranks = np.maximum(ranks, -min(2, info.score.classes))
+    feed = {info.image_input: example.detach().numpy(), CLASS_INDEX: ranks}
+    got = dict(zip(produced, session.run(produced, feed), strict=True))
+    expected = modules.reference(model, example, names, got[EXPLAINED_CLASS].tolist())
+    errors = {"outputs": relative_error(got[info.score.output], expected.output)}
+    for k in range(len(names)):
+        pairs = {ACTIVATIONS: expected.activations[k], GRADIENTS: expected.gradients[k]}
+        for name, reference in pairs.items():
+            if (output := layer_output(name, k)) in got:
+                errors[name] = max(errors.get(name, 0.0), relative_error(got[output], reference))
+    return errors
+
+
+def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
+    """max|got - expected| / max|expected|; inf where the shapes differ or a value is not finite."""
+    if got.shape != expected.shape or not np.isfinite(got).all():
+        return float("inf")
+    if not got.size:
+        return 0.0
+    wide = expected.astype(np.float64)
+    scale = float(np.abs(wide).max())
+    difference = float(np.abs(got.astype(np.float64) - wide).max())
+    return difference / scale if scale else difference

@@ -1,0 +1,140 @@
+"""Which feature maps are explained: those that are named, or the one found by itself."""
+
+from __future__ import annotations
+
+__all__ = ["FeatureMaps", "class_output", "matters"]
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcam.autodiff import gradients
+from onnxcam.autodiff.emitter import emitter
+from onnxcam.errors import ExportError, LayerError, nearest_names
+from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
+from onnxcam.exporter.layout import Layout, find_layouts, parse_layout
+from onnxcam.exporter.preparation import cpu_session
+from onnxcam.exporter.score import find_class_score
+
+_PROBED: Final = 8
+"""How many maps are looked at together for whether their places matter."""
+
+
+def class_output(graph: ir.Graph, name: str | None = None) -> ir.Value:
+    """The output called ``name``, or the only one that can be class scores [N, classes]. Raises `ExportError`."""
+    if name is not None:
+        for y in graph.outputs:
+            if y.name == name:
+                return y
+        known = [y.name or "" for y in graph.outputs]
+        raise ExportError(f"the model has no output '{name}'; {nearest_names(name, known) or f'it has {known}'}")
+    fit = [y for y in graph.outputs if _is_table(y)]
+    if len(fit) > 1:
+        names = ", ".join(f"'{y.name}'" for y in fit)
+        raise ExportError(f"several outputs may be the class scores, {names}: choose one with --output")
+    return fit[0] if fit else graph.outputs[0]
+
+
+def _is_table(y: ir.Value) -> bool:
+    shape = y.shape
+    return (
+        shape is not None
+        and len(shape) >= 2
+        and isinstance(shape[1], int)
+        and all(dim == 1 for dim in shape[2:])
+        and (y.dtype is None or y.dtype.is_floating_point())
+    )
+
+
+class FeatureMaps:
+    """The feature maps on the way from the picture to the class scores, to choose targets from."""
+
+    def __init__(self, model: ir.Model, *, output: ir.Value, image: ir.Value) -> None:
+        self.all = candidates(model.graph, find_class_score(output).value, image)
+        self._model = model
+        self._output = output
+        self._known = {candidate.value: candidate for candidate in self.all}
+
+    def named(self, name: str, layout: str | None = None) -> Target:
+        """The target that ``name`` means, its axes laid out as ``layout`` says, or as found.
+
+        Raises `LayerError` for an unknown name, and where it is not known where the places are.
+        """
+        value = find_value(self._model.graph, name)
+        known = self._known.get(value)
+        module = known.module if known else None
+        if layout is not None:
+            return Target(
+                name=name,
+                value=value,
+                layout=parse_layout(layout, value, known.layout if known else None),
+                module=module,
+            )
+        if known is not None:
+            return Target(name=name, value=value, layout=known.layout, module=module)
+        if value in find_layouts(self._model.graph):
+            raise LayerError(
+                f"layer '{name}' is not on the way from the picture to the score: "
+                "choose one that 'onnxcam layers' lists"
+            )
+        shape = "an unknown shape" if value.shape is None else f"{value.dtype} {list(value.shape)}"
+        raise LayerError(
+            f"layer '{name}' gives {shape}, in which no height and width are to be seen: choose one that "
+            "'onnxcam layers' lists, or say with --layout where they are"
+        )
+
+    def default(self, feed: Mapping[str, np.ndarray]) -> Target:
+        """The last map that all ways to the score lead through and in which more than one place matters.
+
+        Which tokens matter, a gradient on ``feed`` tells; averaging pools are passed over. Where all maps can be gone
+        around, the last of all. Raises `LayerError` where no map fits.
+        """
+        fit = [c for c in reversed(self.all) if not _averages(c.value)]
+        fit = [c for c in fit if c.cut] + [c for c in fit if not c.cut]
+        for start in range(0, len(fit), _PROBED):
+            some = fit[start : start + _PROBED]
+            for candidate, does in zip(some, self._matter(some, feed), strict=True):
+                if does:
+                    return Target(
+                        name=candidate.name, value=candidate.value, layout=candidate.layout, module=candidate.module
+                    )
+        raise LayerError(
+            "no value on the way from the picture to the score has places that matter to it: "
+            "name a layer with --layer, and say where its places are with --layout"
+        )
+
+    def _matter(self, some: Sequence[Candidate], feed: Mapping[str, np.ndarray]) -> list[bool]:
+        """For each map, whether the top score depends on more than one of its places.
+
+        Maps with channels are taken to: it is tokens of which the score may read one alone.
+        """
+        if all(c.layout.kind != "tokens" for c in some):
+            return [True] * len(some)
+        copy = self._model.clone()
+        values = {y.name: y for node in copy.graph for y in node.outputs}
+        outputs = {y.name: y for y in copy.graph.outputs}
+        score = find_class_score(outputs[self._output.name]).value
+        op = emitter(copy.graph, "probe")
+        top = op.CastLike(op.Equal(score, op.ReduceMax(score, [1])), score)
+        top.type, top.shape = score.type, score.shape
+        grads = gradients(copy, of=score, wrt=[values[c.name] for c in some], seed=top)
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend(grads)
+        found = cpu_session(copy).run(None, dict(feed))
+        return [matters(gradient, c.layout) for gradient, c in zip(found, some, strict=True)]
+
+
+def matters(gradient: np.ndarray, layout: Layout) -> bool:
+    """Whether ``gradient`` is not zero at more than one place."""
+    channels = 1 if layout.kind == "NCHW" else gradient.ndim - 1
+    places = np.any(gradient != 0, axis=channels)
+    if layout.kind == "tokens":
+        places = places[:, layout.extra_tokens :]
+    return int(places.reshape(len(places), -1).sum(axis=1).max(initial=0)) > 1
+
+
+def _averages(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.op_type in ("AveragePool", "GlobalAveragePool", "ReduceMean")
