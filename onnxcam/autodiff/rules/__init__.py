@@ -1,13 +1,25 @@
 """The derivative rules, in modules by kind. Importing this package registers them all."""
 
 from onnxcam.autodiff.rules import (
+    activations,
+    arithmetic,
     convolution,
-    elementwise,
     linear,
     movement,
     normalization,
     pooling,
     reductions,
+    selection,
 )
 
-__all__ = ["convolution", "elementwise", "linear", "movement", "normalization", "pooling", "reductions"]
+__all__ = [
+    "activations",
+    "arithmetic",
+    "convolution",
+    "linear",
+    "movement",
+    "normalization",
+    "pooling",
+    "reductions",
+    "selection",
+]
