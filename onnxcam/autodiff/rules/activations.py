@@ -37,6 +37,72 @@ def leaky_relu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (dx,)
 
 
+@rule("Elu", versions=(6, 22))
+def elu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y = x above 0, else α (exp(x) - 1)."""
+    return (lambda: _exponential_unit(at, dy, above=1.0, below=at.attribute("alpha", 1.0)),)
+
+
+@rule("Selu", versions=(6, 22))
+def selu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y = γ x above 0, else γ α (exp(x) - 1)."""
+    alpha, gamma = at.attribute("alpha", 1.6732632), at.attribute("gamma", 1.050701)
+    return (lambda: _exponential_unit(at, dy, above=gamma, below=gamma * alpha),)
+
+
+def _exponential_unit(at: Site, dy: ir.Value, *, above: float, below: float) -> ir.Value:
+    """``dy`` times ``above`` where x > 0, else times ``below`` exp(x), which is y + ``below``."""
+    op, x, (y,) = at.op, at.input(0), at.y
+    if above > 0 and below >= 0:  # y has the sign of x
+        signed, slope = y, op.Add(op.Min(y, 0.0), below)
+    else:
+        signed, slope = x, op.Mul(op.Exp(op.Min(x, 0.0)), below)
+    if above != below:
+        slope = op.Add(slope, op.Mul(as_type_of(at, op.Greater(signed, 0.0), dy), above - below))
+    return op.Mul(dy, slope)  # type: ignore[no-any-return]
+
+
+@rule("Celu", versions=(12, 28))
+def celu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y = x above 0, else α (exp(x/α) - 1); y' = exp(x/α) = y/α + 1."""
+    (y,), alpha = at.y, at.attribute("alpha", 1.0)
+    op = at.op
+
+    def dx() -> ir.Value:
+        below = op.Min(y, 0.0)
+        return op.Mul(dy, op.Add(below if alpha == 1 else op.Mul(below, 1 / alpha), 1.0))  # type: ignore[no-any-return]
+
+    return (dx,)
+
+
+@rule("PRelu", versions=(9, 16), inputs=(0, 1), broadcasts=True)
+def prelu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    op, x, slope = at.op, at.input(0), at.input(1)
+
+    def dx() -> ir.Value:
+        above = as_type_of(at, op.Greater(x, 0.0), dy)
+        return op.Mul(dy, op.Add(op.Mul(above, op.Sub(1.0, slope)), slope))  # type: ignore[no-any-return]
+
+    return dx, lambda: op.Mul(dy, op.Min(x, 0.0))
+
+
+@rule("ThresholdedRelu", versions=(10, 22))
+def thresholded_relu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    (x,), alpha = at.x, at.attribute("alpha", 1.0)
+    return (lambda: masked(at, at.op.Greater(x, alpha), dy),)
+
+
+@rule("Shrink", versions=(9,))
+def shrink(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    (x,), lambd = at.x, at.attribute("lambd", 0.5)
+    return (lambda: masked(at, at.op.Greater(at.op.Abs(x), lambd), dy),)
+
+
+@rule("Hardmax", versions=(13,))
+def hardmax(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
+    return (None,)
+
+
 @rule("Sigmoid", versions=(13,))
 def sigmoid(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     (y,) = at.y
@@ -47,6 +113,52 @@ def sigmoid(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 def tanh(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     (y,) = at.y
     return (lambda: at.op.Mul(dy, at.op.Sub(1.0, at.op.Mul(y, y))),)
+
+
+@rule("Softplus", versions=(1, 22))
+def softplus(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    (x,) = at.x
+    return (lambda: at.op.Mul(dy, at.op.Sigmoid(x)),)
+
+
+@rule("Softsign", versions=(1, 22))
+def softsign(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y' = 1 / (1 + |x|)², divided twice: the square would overflow in half precision."""
+    (x,) = at.x
+
+    def dx() -> ir.Value:
+        divisor = at.op.Add(at.op.Abs(x), 1.0)
+        return at.op.Div(at.op.Div(dy, divisor), divisor)  # type: ignore[no-any-return]
+
+    return (dx,)
+
+
+@rule("Mish", versions=(18, 22))
+def mish(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y = x t with t = tanh(softplus(x)); y' = t + x t', t' = (1 - t²) sigmoid(x)."""
+    (x,) = at.x
+    op = at.op
+
+    def dx() -> ir.Value:
+        t = op.Tanh(op.Softplus(x))
+        slope = op.Mul(op.Sub(1.0, op.Mul(t, t)), op.Sigmoid(x))
+        return op.Mul(dy, op.Add(t, op.Mul(x, slope)))  # type: ignore[no-any-return]
+
+    return (dx,)
+
+
+@rule("Swish", versions=(24,))
+def swish(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y = x s with s = sigmoid(α x); y' = s + x s' = s + α y (1 - s), which does not overflow."""
+    (x,), (y,), alpha = at.x, at.y, at.attribute("alpha", 1.0)
+    op = at.op
+
+    def dx() -> ir.Value:
+        gate = op.Sigmoid(x if alpha == 1 else op.Mul(x, alpha))
+        rest = op.Mul(y, op.Sub(1.0, gate))
+        return op.Mul(dy, op.Add(gate, rest if alpha == 1 else op.Mul(rest, alpha)))  # type: ignore[no-any-return]
+
+    return (dx,)
 
 
 @rule("Clip", versions=(13,))
