@@ -10,6 +10,7 @@ from onnxcam.autodiff.rules import (
     pooling,
     reductions,
     selection,
+    trigonometry,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "pooling",
     "reductions",
     "selection",
+    "trigonometry",
 ]

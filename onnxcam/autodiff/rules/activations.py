@@ -109,12 +109,6 @@ def sigmoid(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: at.op.Mul(dy, at.op.Mul(y, at.op.Sub(1.0, y))),)
 
 
-@rule("Tanh", versions=(13,))
-def tanh(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    (y,) = at.y
-    return (lambda: at.op.Mul(dy, at.op.Sub(1.0, at.op.Mul(y, y))),)
-
-
 @rule("Softplus", versions=(1, 22))
 def softplus(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     (x,) = at.x

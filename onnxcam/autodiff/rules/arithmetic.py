@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__: list[str] = []
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -40,6 +41,50 @@ def sum_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return [lambda: dy for _ in at.x]
 
 
+@rule("Mean", versions=(13,), inputs=ALL, broadcasts=True)
+def mean(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    @functools.cache
+    def share() -> ir.Value:
+        return dy if len(at.x) == 1 else at.op.Mul(dy, 1 / len(at.x))
+
+    return [share for _ in at.x]
+
+
+@rule("Max", versions=(13,), inputs=ALL, broadcasts=True)
+def max_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    return _extremum(at, dy)
+
+
+@rule("Min", versions=(13,), inputs=ALL, broadcasts=True)
+def min_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    return _extremum(at, dy)
+
+
+def _extremum(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """``dy`` to the operands that the output equals, in even shares; 0 to the others."""
+    op, (y,), operands = at.op, at.y, [at.input(index) for index in range(len(at.x))]
+
+    @functools.cache
+    def chosen(index: int) -> ir.Value:
+        return as_type_of(at, op.Equal(operands[index], y), dy)
+
+    @functools.cache
+    def share() -> ir.Value:
+        return op.Div(dy, op.Sum(*(chosen(index) for index in range(len(operands)))))  # type: ignore[no-any-return]
+
+    def dx(index: int) -> ir.Value:
+        return dy if len(operands) == 1 else op.Mul(share(), chosen(index))
+
+    return [functools.partial(dx, index) for index in range(len(operands))]
+
+
+@rule("Mod", versions=(13, 28), inputs=(0, 1), broadcasts=True)
+def mod(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y = a - q b with a whole quotient q = (a - y) / b, constant almost everywhere."""
+    op, a, b, (y,) = at.op, at.input(0), at.input(1), at.y
+    return lambda: dy, lambda: op.Mul(dy, op.Round(op.Div(op.Sub(y, a), b)))
+
+
 @rule("Neg", versions=(13,))
 def neg(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: at.op.Neg(dy),)
@@ -53,6 +98,21 @@ def abs_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 @rule("Sign", versions=(13,))
 def sign(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
+    return (None,)
+
+
+@rule("Floor", versions=(13,))
+def floor(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
+    return (None,)
+
+
+@rule("Ceil", versions=(13,))
+def ceil(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
+    return (None,)
+
+
+@rule("Round", versions=(11, 22))
+def round_(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
     return (None,)
 
 
