@@ -60,7 +60,7 @@ REDUCTIONS = {
 
 def _rows(name: str, of: Reduction) -> list[Case]:
     x = of.draw(2, 3, 5)
-    none = constant(np.array([], np.int64))
+    none = np.array([], np.int64)
     return [
         case(f"{name}(x)", x=x, torch=lambda x: of.over(x, (0, 1, 2), keepdim=True)),
         case(f"{name}<keepdims=0>(x)", x=x, torch=lambda x: of.over(x)),
@@ -78,7 +78,9 @@ def _rows(name: str, of: Reduction) -> list[Case]:
             axes=constant([-3]),
             torch=lambda x: of.over(x, 0),
         ),
-        case(f"{name}(x, axes)", x=x, axes=none, torch=lambda x: of.over(x, (0, 1, 2), keepdim=True)),
+        case(f"{name}(x, axes)", x=x, axes=constant(none), torch=lambda x: of.over(x, (0, 1, 2), keepdim=True)),
+        case(f"{name}(x, axes)", x=x, axes=none, torch=lambda x, _: of.over(x, (0, 1, 2), keepdim=True)),
+        case(f"{name}<noop_with_empty_axes=1>(x, axes)", x=x, axes=none, torch=lambda x, _: of.alone(x)),
         case(f"{name}<keepdims=0>(x, axes)", x=x, axes=np.array([0, -1]), torch=lambda x, _: of.over(x, (0, 2))),
         case(f"{name}(x, axes)", x=x, axes=np.array([-2]), torch=lambda x, _: of.over(x, 1, keepdim=True)),
         case(f"{name}(x, axes)", x=of.draw(2, 1, 5), axes=constant([1]), torch=lambda x: of.over(x, 1, keepdim=True)),

@@ -24,6 +24,10 @@ CASES = [
     case("Where(c, a, b)", c=CONDITION, a=(), b=(2, 1, 5), torch=torch.where),
     case("Where(c, a, b)", c=CONDITION, a=(3, 5), b=constant(-1e4), torch=lambda c, a: a.where(c, torch.tensor(-1e4))),
     case("Identity(x)", x=(3, 5), torch=lambda x: x * 1),
+    *(  # the versions between, one at each of these opsets
+        case("i = Identity(x); t = Cast<to=11>(i); y = CastLike(t, x)", x=(3, 5), opsets=opsets, torch=lambda x: x * 1)
+        for opsets in [(19, 21), (23, 24), (25, 25)]
+    ),
     # the difference of a float32 detour would be noise: in float64 the detour is through float64
     case("t = Cast<to=11>(x); y = CastLike(t, x)", x=(3, 5), torch=lambda x: x.double().float()),
     case("t = Shape(x); f = CastLike(t, x); s = ReduceSum(f); y = Mul(x, s)", x=(3, 5), torch=lambda x: x * 8),

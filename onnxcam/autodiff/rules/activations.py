@@ -75,7 +75,7 @@ def celu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (dx,)
 
 
-@rule("PRelu", versions=(9, 16), inputs=(0, 1), broadcasts=True)
+@rule("PRelu", versions=(16,), inputs=(0, 1), broadcasts=True)
 def prelu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     op, x, slope = at.op, at.input(0), at.input(1)
 
