@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxcam.cli.options import InputSize, json_option
+
+if TYPE_CHECKING:
+    from onnxcam.exporter.layers import Candidate
 
 
 @click.command()
@@ -17,7 +20,7 @@ from onnxcam.cli.options import InputSize, json_option
 @click.option("--image-input", metavar="NAME", help="Of an ONNX file: the input that takes the picture.")
 @click.option("--input-size", type=InputSize(), help="Of a PyTorch model, where the library does not know it.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict to load; the shapes do not need it.")
-@click.option("--all", "show_all", is_flag=True, help="Also those that the score can go around, or does not depend on.")
+@click.option("--all", "show_all", is_flag=True, help="Also those that the score can go around.")
 @json_option
 def layers(
     model: str,
@@ -30,8 +33,8 @@ def layers(
 ) -> None:
     """List the layers of MODEL that can carry a map, and the one taken by default.
 
-    MODEL is an ONNX file, timm:NAME, torchvision:NAME or path/to/file.py:function. Of an ONNX file, the share is the
-    part of its multiplications that lie behind the layer: what a gradient there goes back through.
+    MODEL is an ONNX file, timm:NAME, torchvision:NAME or path/to/file.py:function. The share is the part of the model's
+    multiplications that lie behind the layer: what a gradient there goes back through.
 
     \b
     Examples:
@@ -39,10 +42,14 @@ def layers(
       onnxcam layers timm:resnet18
       onnxcam layers path/to/file.py:make_model --input-size 3,224,224
     """
-    if model.endswith(".onnx"):
-        rows, default = _of_file(Path(model), output, image_input, show_all)
-    else:
-        rows, default = _of_module(model, weights, input_size, show_all)
+    is_file = model.endswith(".onnx")
+    found, name = _of_file(Path(model), output, image_input) if is_file else _of_module(model, weights, input_size)
+    rows = [
+        _row(candidate, by_module=not is_file, default=candidate.name == name)
+        for candidate in found
+        if show_all or candidate.cut or candidate.name == name
+    ]
+    default = next(row["layer"] for row in rows if row["default"])
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
@@ -50,7 +57,7 @@ def layers(
     texts = [_columns(row) for row in rows]
     widths = [max(len(text[column]) for text in texts) for column in range(len(texts[0]))]
     for row, text in zip(rows, texts, strict=True):
-        mark = "  <- default" if row["default"] else "" if row.get("leads_to_score", True) else "  (not on the way)"
+        mark = "  <- default" if row["default"] else ""
         click.echo("  ".join(f"{part:<{width}}" for part, width in zip(text, widths, strict=True)).rstrip() + mark)
     click.echo(
         f"\n'{default}' is taken by default: the last layer on the way to the score whose places matter to it. "
@@ -60,52 +67,34 @@ def layers(
 
 def _columns(row: dict[str, Any]) -> list[str]:
     shape = "×".join("?" if dim is None else str(dim) for dim in row["shape"][1:])
-    if "share" not in row:
-        return [row["layer"], shape, row["kind"]]
-    return [row["layer"], shape, row["layout"], f"{row['share']:6.1%}", row["kind"], row["module"] or ""]
+    module = row["module"] if row["module"] and row["module"] != row["layer"] else ""
+    return [row["layer"], shape, row["layout"], f"{row['share']:6.1%}", row["kind"], module]
 
 
-def _of_file(
-    path: Path, output: str | None, image_input: str | None, show_all: bool
-) -> tuple[list[dict[str, Any]], str]:
+def _of_file(path: Path, output: str | None, image_input: str | None) -> tuple[list[Candidate], str]:
     from onnxcam.exporter.attachment import feature_maps
 
     found, default = feature_maps(path, output=output, image_input=image_input)
-    rows = [
-        {
-            "layer": candidate.name,
-            "kind": candidate.kind,
-            "shape": [None if i == 0 else dim for i, dim in enumerate(candidate.shape)],
-            "layout": str(candidate.layout),
-            "module": candidate.module,
-            "share": round(candidate.share, 4),
-            "default": candidate.name == default.name,
-        }
-        for candidate in found
-        if show_all or candidate.cut or candidate.name == default.name
-    ]
-    return rows, default.name
+    return found, default.name
 
 
-def _of_module(
-    spec: str, weights: Path | None, input_size: tuple[int, int, int] | None, show_all: bool
-) -> tuple[list[dict[str, Any]], str]:
+def _of_module(spec: str, weights: Path | None, input_size: tuple[int, int, int] | None) -> tuple[list[Candidate], str]:
     from onnxcam.exporter.sources import load_source
-    from onnxcam.exporter.torch import default_layer, layers, random_example
+    from onnxcam.exporter.targets import module_maps
+    from onnxcam.exporter.torch import export_module, random_example
 
     source = load_source(spec, weights=weights, pretrained=False, input_size=input_size)
-    found = layers(source.model, random_example(source.input_size))
-    default = default_layer(found)
-    rows = [
-        {
-            "layer": layer.name,
-            "kind": layer.kind,
-            "shape": [None, *layer.shape[1:]],
-            "leads_to_score": layer.leads_to_score,
-            "default": layer is default,
-            "aliases": layer.aliases,
-        }
-        for layer in found
-        if show_all or (layer.spatial and layer.leads_to_score)
-    ]
-    return rows, default.name
+    found, default = module_maps(export_module(source.model, random_example(source.input_size), ()))
+    return found, default.name
+
+
+def _row(candidate: Candidate, *, by_module: bool, default: bool) -> dict[str, Any]:
+    return {
+        "layer": candidate.module if by_module else candidate.name,
+        "kind": candidate.kind,
+        "shape": [None if axis == 0 else dim for axis, dim in enumerate(candidate.shape)],
+        "layout": str(candidate.layout),
+        "module": candidate.module,
+        "share": round(candidate.share, 4),
+        "default": default,
+    }

@@ -22,8 +22,9 @@ try:
     from onnxcam.exporter.comparison import TOLERANCE, ExportReport, compare_with_torch
     from onnxcam.exporter.files import write_model
     from onnxcam.exporter.layers import Target
-    from onnxcam.exporter.layout import NCHW
+    from onnxcam.exporter.layout import NCHW, find_layouts
     from onnxcam.exporter.sample import picture_input
+    from onnxcam.exporter.targets import default_module
     from onnxcam.exporter.verification import Comparison, VerificationReport, verify
 except ModuleNotFoundError as error:
     if str(error.name).startswith("onnxcam"):
@@ -56,7 +57,8 @@ def export(
     """Write ``model`` as an artifact that answers and explains in the same pass.
 
     example: a batch of pictures [N, C, H, W], preprocessed. The batch stays dynamic where torch can export it so.
-    layer: module path(s) of the target, such as ``"layer4"``; the last one with spatial extent where None.
+    layer: module path(s) of the target, such as ``"layer4"``. None takes the last one that all ways to the score lead
+        through and whose places matter to the score.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
     outputs: ``"cam"`` leaves the feature map and its gradient out of the file's outputs.
     storage: ``"float16"`` stores the weights in half the space; they are widened when a session loads, so the
@@ -72,7 +74,7 @@ def export(
     path = Path(path)
     _refuse_folder(path)
     if layer is None:
-        names = [modules.default_layer(modules.layers(model, example)).name]
+        names = [default_module(modules.export_module(model, example, ()))]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
         modules.reference(model, example, names, [0] * len(example))  # refuses a layer off the way to the score
@@ -89,9 +91,13 @@ def export(
             f"torch exports this model with a fixed batch only: it will take {len(example)} pictures at a time",
             stacklevel=2,
         )
+    layouts = find_layouts(exported.model.graph)
     info = add_explanation(
         exported.model,
-        [Target(name=n, value=v, layout=NCHW, module=n) for n, v in zip(names, exported.targets, strict=True)],
+        [
+            Target(name=name, value=value, layout=layouts.get(value, NCHW), module=name)
+            for name, value in zip(names, exported.targets, strict=True)
+        ],
         output=exported.output,
         image=picture_input(exported.model.graph.inputs),
         options=options,

@@ -40,7 +40,9 @@ def read_model(path: Path) -> ir.Model:
     except (ValueError, KeyError, TypeError, AttributeError, ir.serde.SerdeError) as error:
         raise ModelSourceError(f"'{path}' cannot be read as an ONNX model: {_reason(error)}") from None
     if not model.graph.outputs or not model.opset_imports:
-        raise ModelSourceError(f"'{path}' is not an ONNX file, or an empty one: it has no outputs or names no operator set")
+        raise ModelSourceError(
+            f"'{path}' is not an ONNX file, or an empty one: it has no outputs or names no operator set"
+        )
     problems = [*_external_problems(model, path), *_graph_problems(model)]
     if problems:
         raise ModelSourceError(f"'{path}' is damaged: {'; '.join(problems)}")

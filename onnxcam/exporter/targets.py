@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["FeatureMaps", "class_output", "matters"]
+__all__ = ["FeatureMaps", "class_output", "default_module", "matters", "module_maps"]
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,11 @@ from onnxcam.errors import ExportError, LayerError, nearest_names
 from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
 from onnxcam.exporter.layout import Layout, find_layouts, parse_layout
 from onnxcam.exporter.preparation import cpu_session
+from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.score import find_class_score
+
+if TYPE_CHECKING:
+    from onnxcam.exporter.torch import TorchExport
 
 _PROBED: Final = 8
 """How many maps are looked at together for whether their places matter."""
@@ -46,6 +50,21 @@ def _is_table(y: ir.Value) -> bool:
         and all(dim == 1 for dim in shape[2:])
         and (y.dtype is None or y.dtype.is_floating_point())
     )
+
+
+def default_module(exported: TorchExport) -> str:
+    """The path of the module whose output is taken by default. Raises `LayerError` where there is none."""
+    _, default = module_maps(exported)
+    assert default.module is not None
+    return default.module
+
+
+def module_maps(exported: TorchExport) -> tuple[list[Candidate], Target]:
+    """The outputs of modules that are feature maps on the way to the score, and the one taken by default."""
+    image = picture_input(exported.model.graph.inputs)
+    maps = FeatureMaps(exported.model, output=exported.output, image=image)
+    maps.all = [candidate for candidate in maps.all if candidate.module is not None]
+    return maps.all, maps.default(sample_feed(exported.model.graph.inputs, image=image))
 
 
 class FeatureMaps:

@@ -1,4 +1,4 @@
-"""PyTorch: the layers of a module, its ONNX graph with the target caught, and autograd as the reference.
+"""PyTorch: a module's ONNX graph with the targets caught, and autograd as the reference.
 
 The only file that imports torch.
 """
@@ -7,21 +7,19 @@ from __future__ import annotations
 
 __all__ = [
     "INPUT",
-    "Layer",
     "Module",
     "Reference",
     "Tensor",
     "TorchExport",
-    "default_layer",
     "export_module",
     "is_module",
-    "layers",
     "load_weights",
     "random_example",
     "reference",
     "tensor",
 ]
 
+import ast
 import contextlib
 import io
 import logging
@@ -50,30 +48,10 @@ Module: TypeAlias = nn.Module
 Tensor: TypeAlias = torch.Tensor
 
 OPSET = 18
+INPUT = "input"
+"""The name under which the picture itself can be a target."""
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 _SQUASHING = frozenset({"SoftmaxBackward0", "LogSoftmaxBackward0", "SigmoidBackward0"})
-_POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """A module seen in one forward pass: its path, class, output shape, and how the score depends on it.
-
-    leads_to_score: whether dy/dA is not zero everywhere.
-    aliases: other modules that give the very same tensor, such as ``layer4.2`` for ``layer4``.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    leads_to_score: bool
-    pools: bool
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def spatial(self) -> bool:
-        """Whether the output is [N, C, h, w] with more than one place."""
-        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,72 +116,6 @@ class _Tap(nn.Module):
         return (_scores(output), *(caught[name] for name in self.names))
 
 
-INPUT = "input"
-"""The name under which the picture itself can be a target."""
-
-
-def layers(model: nn.Module, example: torch.Tensor) -> list[Layer]:
-    """The modules of ``model`` that give a tensor, in the order in which they finish, equal ones merged."""
-    modules = {name: module for name, module in model.named_modules() if name}
-    seen: dict[str, torch.Tensor] = {}
-    root: dict[str, str] = {}
-    made_by: dict[tuple[int, int], str] = {}  # by tensor and version: what changes it in place makes another map
-    kept: list[torch.Tensor] = []  # holds the tensors, so that no id is used twice
-
-    def record(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> torch.Tensor | None:
-            if not isinstance(output, torch.Tensor) or not output.is_floating_point():
-                return None
-            copy = output.clone()
-            kept.append(copy)
-            root[name] = made_by[id(copy), copy._version] = made_by.get((id(output), output._version), name)
-            seen.pop(name, None)  # a module that runs again finishes later than those in between
-            seen[name] = copy
-            return copy
-
-        return hook
-
-    handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
-    try:
-        with _evaluating(model):
-            score = _scores(model(example.detach().clone().requires_grad_())).max(dim=1).values.sum()
-            grads = torch.autograd.grad(score, list(seen.values()), allow_unused=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    leads = {name for name, g in zip(seen, grads, strict=True) if g is not None and bool(g.abs().max() > 0)}
-    groups: dict[str, list[str]] = {}
-    for name in seen:
-        groups.setdefault(root[name], []).append(name)
-    found = []
-    for maker, members in groups.items():
-        name, *aliases = sorted(members, key=lambda member: (member.count("."), len(member)))
-        found.append(
-            Layer(
-                name=name,
-                kind=type(modules[name]).__name__,
-                shape=tuple(seen[name].shape),
-                leads_to_score=not leads.isdisjoint(members),
-                pools=isinstance(modules.get(maker), _POOLS),
-                aliases=tuple(aliases),
-            )
-        )
-    return found
-
-
-def default_layer(found: Sequence[Layer]) -> Layer:
-    """The last layer that still has spatial extent and leads to the score; average pools are passed over.
-
-    Raises `LayerError` where there is none.
-    """
-    fit = [layer for layer in found if layer.spatial and layer.leads_to_score and not layer.pools]
-    if not fit:
-        raise LayerError(
-            "no layer of this model gives a feature map [N, C, h, w] that leads to the score: name one with --layer"
-        )
-    return fit[-1]
-
-
 def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str]) -> TorchExport:
     """The graph of ``model`` at opset 18 with the outputs of the layers ``names`` caught.
 
@@ -214,7 +126,7 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
     tap = _Tap(model, names)
     with _evaluating(model), _quiet():
         tap.train(False)
-        reasons = []
+        reason = ""
         for dynamic in (True, False):
             shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
             try:
@@ -229,7 +141,7 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
                     verbose=False,
                 )
             except torch.onnx.errors.OnnxExporterError as error:
-                reasons.append(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__)
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 continue
             assert program is not None
             graph = program.model.graph
@@ -243,7 +155,7 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
                 targets=tuple(behind_identity(target) for target in targets),
                 dynamic_batch=dynamic,
             )
-    raise ExportError(f"torch cannot export this model to ONNX: {reasons[-1]}")
+    raise ExportError(f"torch cannot export this model to ONNX: {reason}")
 
 
 def reference(model: nn.Module, example: torch.Tensor, names: Sequence[str], classes: Sequence[int]) -> Reference:
@@ -311,13 +223,18 @@ def is_module(value: object) -> bool:
 
 
 def _forget_traces(graph: ir.Graph) -> None:
-    """Drop what torch notes about the machine that exported (stack traces, paths); keep the module paths."""
+    """Drop what torch notes about the machine that exported (stack traces, paths); keep the module paths.
+
+    They are those of the model, within the module that taps it.
+    """
     for node in graph:
         scopes = node.metadata_props.get(_NAME_SCOPES)
         node.metadata_props.clear()
         node.doc_string = None
         if scopes is not None:
-            node.metadata_props[_NAME_SCOPES] = scopes
+            *paths, name = ast.literal_eval(scopes)
+            inner = [path.removeprefix("model.") for path in paths if path not in ("", "model")]
+            node.metadata_props[_NAME_SCOPES] = repr(["", *inner, name])
     for value in (*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)):
         value.metadata_props.clear()
     graph.metadata_props.clear()
