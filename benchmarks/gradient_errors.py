@@ -20,8 +20,10 @@ from pathlib import Path
 
 from models import USUAL_LAYERS, lively
 from onnxcam.contract import ACTIVATIONS, GRADIENTS
-from onnxcam.exporter import compare_with_torch, relative_error
 from onnxcam.exporter.artifact import ArtifactOptions, add_explanation
+from onnxcam.exporter.comparison import compare_with_torch, relative_error
+from onnxcam.exporter.layers import Target
+from onnxcam.exporter.layout import NCHW
 from onnxcam.exporter.torch import INPUT, Module, Tensor, export_module, random_example, reference
 
 PICTURES = 12
@@ -32,7 +34,11 @@ def errors(model: Module, example: Tensor, layer: str) -> dict[str, float]:
     """The relative errors of outputs, activations and gradients of ``model`` at ``layer``."""
     exported = export_module(model, random_example((3, 224, 224)), [layer])
     info = add_explanation(
-        exported.model, [(layer, exported.targets[0])], output=exported.output, options=ArtifactOptions(methods=())
+        exported.model,
+        [Target(name=layer, value=exported.targets[0], layout=NCHW)],
+        output=exported.output,
+        image=exported.model.graph.inputs[0],
+        options=ArtifactOptions(methods=()),
     )
     return compare_with_torch(exported.model, info, model, example, [layer])
 

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import cv2
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -37,6 +38,7 @@ WRITES = {
     "image cat.jpg": ["cat_cam.png"],
     "image photos/ -o out/ --top 3": ["out"],
     "video input.mp4": ["input_cam.mp4"],
+    "attach plain.onnx": ["plain.cam.onnx"],
     "export path/to/file.py:make_model --input-size 3,224,224 -o mine.cam.onnx": ["mine.cam.onnx"],
 }
 
@@ -62,7 +64,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(model, tmp_path / name)
     (tmp_path / "path/to/file.py").write_text(MAKE_MODEL)
     (tmp_path / "w.pth").touch()
+    (tmp_path / "names.txt").write_text("cat\ndog\nespresso\n")
     ir.save(square(), tmp_path / "model.onnx")
+    onnx.save(classifier(), tmp_path / "plain.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -77,6 +81,20 @@ def square() -> ir.Model:
     return ir.Model(graph, ir_version=10)
 
 
+def classifier() -> onnx.ModelProto:
+    """Convolution, ReLU, pooling, one linear layer."""
+    text = """<ir_version: 8, opset_import: ["" : 13]>
+        net (float[N,3,12,10] image) => (float[N,3] logits) {
+            c = Conv<kernel_shape=[3,3], strides=[2,2]>(image, w) features = Relu(c)
+            p = GlobalAveragePool(features) f = Flatten(p) logits = Gemm<transB=1>(f, v)
+        }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (4, 3, 3, 3)), ("v", (3, 4))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape, np.float32), name))
+    return model
+
+
 def test_two_commands_are_all_a_fresh_machine_needs() -> None:
     assert [block.strip() for block in blocks("sh")[:2]] == [
         'pip install ".[cpu]" && onnxcam video models/samples/cat_to_coffee.mp4',
@@ -87,7 +105,7 @@ def test_two_commands_are_all_a_fresh_machine_needs() -> None:
 def test_every_command_is_tested() -> None:
     assert {words[0] for words in COMMANDS} == {"onnxcam", "pip"}
     assert {tuple(words) for words in OURS} >= {tuple(shlex.split(line)) for line in WRITES}
-    assert (len(LOCAL), len(FOREIGN)) == (8, 3)
+    assert (len(LOCAL), len(FOREIGN)) == (12, 4)
 
 
 @pytest.mark.parametrize("words", LOCAL, ids=" ".join)
