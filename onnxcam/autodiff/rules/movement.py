@@ -1,8 +1,22 @@
-"""Rules of operators that move data without changing it: reshaping, joining, cutting, padding, picking."""
+"""Rules of operators that move data without changing it: reshaping, joining, repeating, reordering."""
 
 from __future__ import annotations
 
-__all__ = ["fit", "number", "restore", "scatter_add", "zeros"]
+__all__ = [
+    "HALF",
+    "UNBOUNDED",
+    "add_along",
+    "fit",
+    "length",
+    "narrowed",
+    "number",
+    "restore",
+    "scatter_add",
+    "summed_blocks",
+    "trace",
+    "widened",
+    "zeros",
+]
 
 import functools
 import math
@@ -13,7 +27,10 @@ import onnx_ir as ir
 
 from onnxcam.autodiff.registry import ALL, Adjoint, Site, rule, static_shape
 
-_UNBOUNDED: Final = 2**31 - 1
+HALF: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+"""The types whose sums are made in float32."""
+
+UNBOUNDED: Final = 2**31 - 1
 """An ``ends`` of Slice that stands for the end of any axis."""
 
 
@@ -50,7 +67,7 @@ def fit(at: Site, value: ir.Value, margins: Mapping[int, tuple[int, int]], rank:
     cuts = {axis: margin for axis, margin in margins.items() if min(margin) < 0}
     if cuts:
         starts = [max(-before, 0) for before, _ in cuts.values()]
-        value = at.op.Slice(value, starts, [min(behind, 0) or _UNBOUNDED for _, behind in cuts.values()], list(cuts))
+        value = at.op.Slice(value, starts, [min(behind, 0) or UNBOUNDED for _, behind in cuts.values()], list(cuts))
     pads = [max(margins.get(axis, (0, 0))[side], 0) for side in (0, 1) for axis in range(rank)]
     if any(pads):
         value = at.op.Pad(value, pads)
@@ -62,7 +79,7 @@ def scatter_add(at: Site, dy: ir.Value, source: ir.Value, x: ir.Value) -> ir.Val
 
     In half precision the sums are made in float32: ONNX Runtime's CPU kernel has no half-precision addition.
     """
-    half = x.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    half = x.dtype in HALF
     updates = at.op.Reshape(dy, [-1])
     if half:
         updates = at.op.Cast(updates, to=ir.DataType.FLOAT)
@@ -73,11 +90,67 @@ def scatter_add(at: Site, dy: ir.Value, source: ir.Value, x: ir.Value) -> ir.Val
     return restore(at, at.op.CastLike(dx, dy) if half else dx, x)
 
 
-def _trace(at: Site, dy: ir.Value, apply: Callable[[ir.Value], ir.Value]) -> ir.Value:
+def add_along(at: Site, dy: ir.Value, indices: ir.Value, x: ir.Value, axis: int) -> ir.Value:
+    """Zeros of the shape of ``x``, with each element of ``dy`` added at its index along ``axis``."""
+    zero = at.op.Expand(0.0, at.shape(x)) if x.dtype in HALF else zeros(at, x)
+    dx: ir.Value = at.op.ScatterElements(zero, indices, widened(at, dy), axis=axis, reduction="add")
+    return narrowed(at, dx, x)
+
+
+def widened(at: Site, value: ir.Value) -> ir.Value:
+    """``value`` for sums: half precision in float32."""
+    wide: ir.Value = at.op.Cast(value, to=ir.DataType.FLOAT) if value.dtype in HALF else value
+    return wide
+
+
+def narrowed(at: Site, value: ir.Value, like: ir.Value) -> ir.Value:
+    """The sum ``value`` of what was `widened` in the type of ``like`` again."""
+    found: ir.Value = at.op.Cast(value, to=like.dtype) if like.dtype in HALF else value
+    return found
+
+
+def summed_blocks(at: Site, dy: ir.Value, x: ir.Value, factors: Mapping[int, int], *, whole: bool) -> ir.Value:
+    """``dy``, which has the elements of ``x`` several times along some axes, with those of each summed.
+
+    factors: how many times, for each such axis.
+    whole: the axis is repeated as a whole (abab), not each of its elements by itself (aabb).
+    """
+    factors = {axis: factor for axis, factor in sorted(factors.items()) if factor != 1}
+    if not factors:
+        return dy
+    pieces: list[int | ir.Value] = []
+    summed = []
+    for axis in range(at.rank(x)):
+        size: int | ir.Value | None = length(x, axis)
+        if size is None:
+            size = 0 if axis < min(factors) else at.op.Shape(x, start=axis, end=axis + 1)  # 0 copies
+        if axis in factors:
+            summed.append(len(pieces) + (0 if whole else 1))
+            pieces += [factors[axis], size] if whole else [size, factors[axis]]
+        else:
+            pieces.append(size)
+    unknown = [i for i, piece in enumerate(pieces) if isinstance(piece, ir.Value)]
+    if len(unknown) == 1:
+        pieces[unknown[0]] = -1
+    if len(unknown) > 1:
+        shape = at.op.Concat(*([piece] if isinstance(piece, int) else piece for piece in pieces), axis=0)
+    else:
+        shape = pieces
+    dx: ir.Value = at.op.ReduceSum(at.op.Reshape(dy, shape), summed, keepdims=0)
+    return dx
+
+
+def trace(at: Site, dy: ir.Value, apply: Callable[[ir.Value], ir.Value]) -> ir.Value:
     """The adjoint of any operator that only picks elements of x: run on positions, it tells where each came from."""
     x = at.input(0)
     positions = restore(at, at.op.Range(0, at.op.Size(x), 1), x)
     return scatter_add(at, dy, apply(positions), x)
+
+
+def length(value: ir.Value, axis: int) -> int | None:
+    """The length of ``value`` along ``axis``, None where it is not known when the graph is built."""
+    dim = None if value.shape is None else value.shape[axis]
+    return dim if isinstance(dim, int) else None
 
 
 # Shape only
@@ -110,11 +183,6 @@ def transpose(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: at.op.Transpose(dy, perm=[list(perm).index(axis) for axis in range(len(perm))]),)
 
 
-@rule("Expand", versions=(13,), broadcasts=True)
-def expand(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    return (lambda: dy,)
-
-
 # Joining and cutting
 
 
@@ -122,7 +190,7 @@ def expand(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 def concat(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     xs = [at.input(i) for i in range(len(at.x))]
     axis = at.attribute("axis", 0) % at.rank(at.y[0])
-    sizes = [_length(x, axis) for x in xs]
+    sizes = [length(x, axis) for x in xs]
     known = [size for size in sizes if size is not None]
 
     @functools.cache
@@ -149,7 +217,7 @@ def concat(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 @rule("Split", versions=(13, 18))
 def split(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint]:
     axis = at.attribute("axis", 0) % at.rank(at.input(0))
-    sizes = [_length(y, axis) for y in at.y]
+    sizes = [length(y, axis) for y in at.y]
 
     def dx() -> ir.Value:
         (first, only), *others = [(i, dy) for i, dy in enumerate(dys) if dy is not None]
@@ -163,116 +231,58 @@ def split(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint]:
     return (dx,)
 
 
-@rule("Slice", versions=(13,))
-def slice_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    bounds = [at.optional(i) for i in range(1, 5)]
+# Repeating
+
+
+@rule("Expand", versions=(13,), broadcasts=True)
+def expand(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    return (lambda: dy,)
+
+
+@rule("Tile", versions=(13,))
+def tile(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    x, repeats = at.input(0), at.input(1)
+    known, rank = at.constant(repeats), at.rank(x)
 
     def dx() -> ir.Value:
-        found = _uncut(at, dy)
-        return _trace(at, dy, lambda positions: at.op.Slice(positions, *bounds)) if found is None else found
+        if known is not None and 0 not in known and 0 not in (static_shape(x) or ()):
+            return summed_blocks(at, dy, x, dict(enumerate(known)), whole=True)
+        if rank == 0:
+            return dy
+        pairs = at.op.Concat(at.op.Unsqueeze(repeats, [1]), at.op.Unsqueeze(at.op.Shape(x), [1]), axis=1)
+        apart = at.op.Reshape(dy, at.op.Reshape(pairs, [-1]), allowzero=1)
+        return at.op.ReduceSum(apart, list(range(0, 2 * rank, 2)), keepdims=0)  # type: ignore[no-any-return]
 
     return (dx,)
 
 
-def _uncut(at: Site, dy: ir.Value) -> ir.Value | None:
-    """The adjoint of a Slice in a few cheap nodes, or None where too little is known when the graph is built."""
-    x, cuts = at.input(0), _cuts(at)
-    if cuts is None:
-        return None
-    picked = {axis: range(*cut.indices(size)) for axis, cut in cuts.items() if (size := _length(x, axis)) is not None}
-    if len(picked) == len(cuts):
-        return _spread(at, dy, picked)
-    if any(cut.step != 1 for cut in cuts.values()):
-        return None
-    axes, starts = list(cuts), [int(cut.start) for cut in cuts.values()]
-    sizes, taken = at.op.Gather(at.op.Shape(x), axes), at.op.Gather(at.op.Shape(dy), axes)
-    before = at.op.Min(sizes, starts)
-    if min(starts) < 0:
-        from_end = at.op.Mul(sizes, [int(start < 0) for start in starts])
-        before = at.op.Max(at.op.Add(from_end, starts), [0])
-    after = at.op.Sub(at.op.Sub(sizes, taken), before)
-    dx: ir.Value = at.op.Pad(dy, at.op.Concat(before, after, axis=0), None, axes)
-    return dx
+# Reordering
 
 
-def _cuts(at: Site) -> dict[int, slice] | None:
-    """What a Slice takes of each axis that it does not take whole, if known when the graph is built."""
-    starts, ends = at.constant(at.input(1)), at.constant(at.input(2))
-    if starts is None or ends is None:
-        return None
-    axes = list(range(len(starts))) if at.optional(3) is None else at.constant(at.optional(3))
-    steps = [1] * len(starts) if at.optional(4) is None else at.constant(at.optional(4))
-    if axes is None or steps is None:
-        return None
-    cuts = zip(at.axes(axes, at.rank(at.input(0))), map(slice, starts, ends, steps), strict=True)
-    return {axis: cut for axis, cut in cuts if cut.start != 0 or cut.step != 1 or cut.stop < _UNBOUNDED}
-
-
-def _spread(at: Site, dy: ir.Value, picked: dict[int, range]) -> ir.Value | None:
-    """``dy`` back at the positions ``picked`` along each axis, zeros between and around."""
-    x = at.input(0)
-    steps = {axis: abs(positions.step) for axis, positions in sorted(picked.items()) if abs(positions.step) > 1}
-    merged: list[int] = []
-    for axis in range(at.rank(x)):
-        length = len(picked[axis]) if axis in picked else _length(x, axis)
-        dim = 0 if steps and axis < min(steps) else -1  # a dimension that is not known: copied, or what remains
-        merged.append(dim if length is None else length * steps.get(axis, 1))
-    if steps and merged.count(-1) > 1:
-        return None
-    backwards = [axis for axis, positions in picked.items() if positions.step < 0]
-    if backwards:
-        count = len(backwards)
-        dy = at.op.Slice(dy, [-1] * count, [-_UNBOUNDED] * count, backwards, [-1] * count)
-    if steps:  # behind every element as many zeros as its step skips
-        behind = [axis + 1 + i for i, axis in enumerate(steps)]
-        skipped = {axis: (0, step - 1) for axis, step in zip(behind, steps.values(), strict=True)}
-        dy = fit(at, at.op.Unsqueeze(dy, behind), skipped, at.rank(x) + len(behind))
-        dy = at.op.Reshape(dy, merged)
-    around = {}
-    for axis, positions in picked.items():
-        first = min(positions[0], positions[-1]) if positions else 0
-        around[axis] = first, (_length(x, axis) or 0) - first - len(positions) * abs(positions.step)
-    return fit(at, dy, around, at.rank(x))
-
-
-@rule("Pad", versions=(13, 18, 19, 21, 23, 24, 25))
-def pad(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    mode, pads, axes = at.attribute("mode", "constant"), at.input(1), at.optional(3)
-    extra = () if axes is None else (None, axes)
-    if mode != "constant":
-        return (lambda: _trace(at, dy, lambda positions: at.op.Pad(positions, pads, *extra, mode=mode)),)
-    known, rank = at.constant(pads), at.rank(at.input(0))
-    padded = list(range(rank)) if axes is None else at.constant(axes)
-    if known is None or padded is None:
-        return (lambda: at.op.Pad(dy, at.op.Neg(pads), *extra),)
-    sides = zip(known[: len(padded)], known[len(padded) :], strict=True)
-    margins = {axis: (-before, -behind) for axis, (before, behind) in zip(at.axes(padded, rank), sides, strict=True)}
-    return (lambda: fit(at, dy, margins, rank),)
-
-
-# Picking
-
-
-@rule("Gather", versions=(13,))
-def gather(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    x, indices = at.input(0), at.input(1)
-    axis = at.attribute("axis", 0) % at.rank(x)
-    index, size = at.constant(indices), _length(x, axis)
+@rule("DepthToSpace", versions=(13, 28))
+def depth_to_space(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    x, size = at.input(0), at.attribute("blocksize", 1)
 
     def dx() -> ir.Value:
-        picked = [index] if isinstance(index, int) else index if isinstance(index, list) else []
-        if size is None or not all(isinstance(i, int) for i in picked):
-            picked = []
-        block = [i % (size or 1) for i in picked]
-        if block and block == list(range(block[0], block[0] + len(block))):
-            dy_kept = at.op.Unsqueeze(dy, [axis]) if isinstance(index, int) else dy
-            return fit(at, dy_kept, {axis: (block[0], (size or 1) - block[-1] - 1)}, at.rank(x))
-        return _trace(at, dy, lambda positions: at.op.Gather(positions, indices, axis=axis))
+        deep: ir.Value = at.op.SpaceToDepth(dy, blocksize=size)  # the block before the channel: DCR
+        if at.attribute("mode", "DCR") == "DCR":
+            return deep
+        depth, block = length(x, 1), size * size
+        channels = at.op.Div(at.op.Shape(x, start=1, end=2), [block]) if depth is None else [depth // block]
+        apart = at.op.Reshape(deep, at.op.Concat([0, block], channels, [-1], axis=0))
+        return restore(at, at.op.Transpose(apart, perm=[0, 2, 1, 3]), x)
 
     return (dx,)
 
 
-def _length(value: ir.Value, axis: int) -> int | None:
-    """The length of ``value`` along ``axis``, None where it is not known when the graph is built."""
-    dim = None if value.shape is None else value.shape[axis]
-    return dim if isinstance(dim, int) else None
+@rule("SpaceToDepth", versions=(13, 28))
+def space_to_depth(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    size, mode = at.attribute("blocksize", 1), at.attribute("mode", "DCR")
+    return (lambda: at.op.DepthToSpace(dy, blocksize=size, mode=mode),)
+
+
+@rule("ReverseSequence", versions=(10, 28))
+def reverse_sequence(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """Reversed twice, a sequence is as it was."""
+    axes = {"batch_axis": at.attribute("batch_axis", 1), "time_axis": at.attribute("time_axis", 0)}
+    return (lambda: at.op.ReverseSequence(dy, at.input(1), **axes),)
