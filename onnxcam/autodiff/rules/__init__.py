@@ -13,6 +13,7 @@ from onnxcam.autodiff.rules import (
     picking,
     pooling,
     reductions,
+    scattering,
     selection,
     trigonometry,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "picking",
     "pooling",
     "reductions",
+    "scattering",
     "selection",
     "trigonometry",
 ]
