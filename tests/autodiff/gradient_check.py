@@ -39,6 +39,7 @@ __all__ = [
     "equals_central_difference",
     "equals_torch",
     "has_edge_values",
+    "is_adjoint",
     "normal",
     "positive",
     "run_onnxruntime",
@@ -288,6 +289,20 @@ def equals_torch(row: Case, setting: Setting) -> None:
     _assert_near(found["y"], y.detach().numpy(), row.tolerance, "y, the forward pass")
     for name, dx in zip(row.wrt, expected, strict=True):
         _assert_near(found[f"d{name}"], dx.numpy(), row.tolerance, f"d{name}")
+
+
+def is_adjoint(row: Case, setting: Setting) -> None:
+    """⟨dy, y(x) - y(0)⟩ = ⟨dx, x⟩ in ONNX Runtime's float32, for a row that is linear in x but for an offset."""
+    feeds = {name: _as(x, "float32") for name, x in draw(row).items()}
+    forward = run_onnxruntime(ir.to_proto(build(row, setting, "float32")))
+    y = forward(feeds)["y"] - forward({**feeds, "x": np.zeros_like(feeds["x"])})["y"]
+    run = run_onnxruntime(differentiate(build(row, setting, "float32"), ["x"]))
+    for seed in range(3):
+        dy = np.random.default_rng(seed).standard_normal(y.shape).astype(np.float32)
+        dx = run({**feeds, "dy": dy})["dx"]
+        assert dx.shape == feeds["x"].shape
+        scale = np.abs(dy * y).sum() + np.abs(dx * feeds["x"]).sum()
+        np.testing.assert_allclose(np.vdot(dy, y), np.vdot(dx, feeds["x"]), rtol=0, atol=1e-6 * scale)
 
 
 @dataclass(frozen=True)

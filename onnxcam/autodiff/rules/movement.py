@@ -87,7 +87,7 @@ def scatter_add(at: Site, dy: ir.Value, source: ir.Value, x: ir.Value) -> ir.Val
     shape = static_shape(x)
     flat = at.op.Expand(zero, at.op.Reshape(at.op.Size(x), [1]) if shape is None else [math.prod(shape)])
     dx = at.op.ScatterElements(flat, at.op.Reshape(source, [-1]), updates, axis=0, reduction="add")
-    return restore(at, at.op.CastLike(dx, dy) if half else dx, x)
+    return restore(at, narrowed(at, dx, x), x)
 
 
 def add_along(at: Site, dy: ir.Value, indices: ir.Value, x: ir.Value, axis: int) -> ir.Value:
