@@ -7,6 +7,7 @@ __all__ = [
     "UNBOUNDED",
     "add_along",
     "fit",
+    "identity",
     "length",
     "narrowed",
     "number",
@@ -106,6 +107,13 @@ def widened(at: Site, value: ir.Value) -> ir.Value:
 def narrowed(at: Site, value: ir.Value, like: ir.Value) -> ir.Value:
     """The sum ``value`` of what was `widened` in the type of ``like`` again."""
     found: ir.Value = at.op.Cast(value, to=like.dtype) if like.dtype in HALF else value
+    return found
+
+
+def identity(at: Site, shape: ir.Value | list[int], like: ir.Value) -> ir.Value:
+    """Ones on the diagonal of a matrix, in the type of ``like``; half precision in float32."""
+    dtype = ir.DataType.FLOAT if like.dtype in HALF else like.dtype
+    found: ir.Value = at.op.EyeLike(at.op.ConstantOfShape(shape), dtype=dtype)
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
-from onnxcam.autodiff.rules.movement import HALF, length, summed_blocks
+from onnxcam.autodiff.rules.movement import identity, length, narrowed, summed_blocks
 
 _OF_ALL_AXES: Final = frozenset({"axes", "keep_aspect_ratio_policy"})
 """The attributes that speak of several axes at once."""
@@ -128,12 +128,10 @@ def _weights(at: Site, one: _Along, along: Sequence[_Along]) -> ir.Value:
     attributes = {name: attribute.value for name, attribute in at.node.attributes.items() if name not in _OF_ALL_AXES}
     if _crops(at):
         attributes["extrapolation_value"] = 0.0  # the linear part
-    dtype = ir.DataType.FLOAT if x.dtype in HALF else x.dtype
     size = _size(at, x, one.axis)
-    square = _joined(at, [size, size])
-    identity = op.EyeLike(op.ConstantOfShape(square), dtype=dtype)
+    square = identity(at, op.Concat(size, size, axis=0) if isinstance(size, ir.Value) else size * 2, x)
     if not _stretches(at) and len(along) > 1:
-        found = _weights_of_kept_aspect(at, one, along, identity, attributes)
+        found = _weights_of_kept_aspect(at, one, along, square, attributes)
     else:
         roi = scales = sizes = None
         if _crops(at):
@@ -144,13 +142,13 @@ def _weights(at: Site, one: _Along, along: Sequence[_Along]) -> ir.Value:
             sizes = _joined(at, [[1, 1], _element(at, at.input(3), one.index), size])
         else:
             scales = _joined(at, [[1.0, 1.0], _element(at, given, one.index), [1.0]])
-        found = op.Resize(op.Unsqueeze(identity, [0, 1]), roi, scales, sizes, **attributes)
+        found = op.Resize(op.Unsqueeze(square, [0, 1]), roi, scales, sizes, **attributes)
         found = op.Squeeze(found, [0, 1])
-    return op.CastLike(found, x) if x.dtype in HALF else found
+    return narrowed(at, found, x)
 
 
 def _weights_of_kept_aspect(
-    at: Site, one: _Along, along: Sequence[_Along], identity: ir.Value, attributes: dict[str, Any]
+    at: Site, one: _Along, along: Sequence[_Along], square: ir.Value, attributes: dict[str, Any]
 ) -> ir.Value:
     """The scale of one axis depends on the other: pictures of one lit row each are resized, and a column is taken."""
     op = at.op
@@ -158,7 +156,7 @@ def _weights_of_kept_aspect(
         raise at.unsupported("keep_aspect_ratio_policy is covered for two axes: name them in the attribute axes")
     (other,) = (two for two in along if two != one)
     across = _size(at, at.input(0), other.axis)
-    rows = op.Expand(op.Unsqueeze(identity, [0, 3]), _joined(at, [[1, 1, 1], across]))
+    rows = op.Expand(op.Unsqueeze(square, [0, 3]), _joined(at, [[1, 1, 1], across]))
     sizes = _joined(at, [_element(at, at.input(3), two.index) for two in (one, other)])
     policy = at.attribute("keep_aspect_ratio_policy", "stretch")
     resized = op.Resize(rows, None, None, sizes, axes=[2, 3], keep_aspect_ratio_policy=policy, **attributes)

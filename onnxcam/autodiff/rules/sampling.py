@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
-from onnxcam.autodiff.rules.movement import HALF, length, narrowed, number, restore, scatter_add, widened, zeros
+from onnxcam.autodiff.rules.movement import identity, length, narrowed, number, restore, scatter_add, widened, zeros
 
 
 @rule("Col2Im", versions=(18,))
@@ -25,8 +25,7 @@ def col2im(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     rank, count = len(block), math.prod(block)
 
     def dx() -> ir.Value:
-        places = at.op.EyeLike(at.op.ConstantOfShape([count, count]), dtype=dy.dtype)
-        kernels = at.op.Reshape(places, [count, 1, *block])
+        kernels = at.op.Reshape(narrowed(at, identity(at, [count, count], dy), dy), [count, 1, *block])
         spatial = at.op.Shape(dy, start=2)
         planes = at.op.Reshape(dy, at.op.Concat([-1, 1], spatial, axis=0))
         columns = at.op.Conv(
@@ -162,10 +161,9 @@ def affine_grid(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
     def dtheta() -> ir.Value:
         g = op.Reshape(widened(at, dy), op.Concat(op.Shape(dy, end=1), [-1, spatial], axis=0))
-        dtype = ir.DataType.FLOAT if dy.dtype in HALF else dy.dtype
-        identity = op.Unsqueeze(op.EyeLike(op.ConstantOfShape([spatial, spatial + 1]), dtype=dtype), [0])
+        still = op.Unsqueeze(identity(at, [spatial, spatial + 1], dy), [0])
         one_picture = op.Concat([1], op.Slice(size, [1], [spatial + 2]), axis=0)
-        places = op.AffineGrid(identity, one_picture, align_corners=at.attribute("align_corners", 0))
+        places = op.AffineGrid(still, one_picture, align_corners=at.attribute("align_corners", 0))
         turned = op.MatMul(op.Transpose(g, perm=[0, 2, 1]), op.Reshape(places, [1, -1, spatial]))
         moved = op.Transpose(op.ReduceSum(g, [1]), perm=[0, 2, 1])
         return narrowed(at, op.Concat(turned, moved, axis=2), theta)
@@ -185,13 +183,12 @@ def roi_align(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
         raise at.unsupported("mode max is not covered: export with mode='avg'")
     attributes = {name: attribute.value for name, attribute in at.node.attributes.items()}
     scale = at.attribute("spatial_scale", 1.0)
-    dtype = ir.DataType.FLOAT if x.dtype in HALF else x.dtype
 
     def weights(axis: int) -> ir.Value:
         """Rᵀ, [regions, in, out]."""
         size = _size(at, axis)
         count = op.Concat(size, size, axis=0) if isinstance(size, ir.Value) else size * 2
-        lit = op.Unsqueeze(op.EyeLike(op.ConstantOfShape(count), dtype=dtype), [0, 3 - axis])
+        lit = op.Unsqueeze(identity(at, count, x), [0, 3 - axis])
         lit = op.Concat(lit, lit, axis=3 - axis)
         edges = op.Gather(widened(at, rois), [1 - axis, 3 - axis], axis=1)  # of x1, y1, x2, y2
         inside = op.Expand(op.CastLike([0.5 / scale, 1.5 / scale], edges), op.Shape(edges))
