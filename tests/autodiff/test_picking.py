@@ -50,6 +50,7 @@ CUTS = [
     case("Slice(x, s, e)", x=X, s=constant([0, 1, 2]), e=constant([2, 3, 4]), torch=lambda x: x[:2, 1:3, 2:4] * 1),
     case("Slice(x, s, e, a)", x=X, s=np.array([1]), e=np.array([-1]), a=constant([3]),
          torch=lambda x, *_: x[..., 1:-1] * 1),
+    cut([0, 0], [0, 0], [2, 3], [2, 1], torch=lambda x: x[:, :, :0:2, :0]),
 ]  # fmt: skip
 PICKS = [
     case("Gather<axis=1>(x, i)", x=X, i=constant(np.array(0)), torch=lambda x: x[:, 0] * 1),
@@ -145,6 +146,10 @@ EDGES = [
     edge(
         "y, i = TopK(x, k)", "of equal values takes the first", x=[1.0, 3, 2, 3, 3], k=constant([2]),
         dy=[1.0, 10], dx=[0, 1, 0, 10, 0],
+    ),
+    edge(
+        "Slice(x, s, e, a, t)", "takes the first where it starts before it, backwards", x=[1.0, 2, 3], s=constant([-9]),
+        e=constant([-8]), a=constant([0]), t=constant([-1]), dy=[7.0], dx=[7, 0, 0],
     ),
     edge(
         "Slice(x, s, e)", "takes nothing where start is behind the end", x=[1.0, 2, 3], s=constant([2]),

@@ -119,12 +119,19 @@ def _uncut(at: Site, dy: ir.Value) -> ir.Value | None:
         for (axis, step), start, end in zip(along, starts, ends, strict=True)
         if start != 0 or step != 1 or end < UNBOUNDED
     }
-    picked = {axis: range(*cut.indices(size)) for axis, cut in cuts.items() if (size := length(x, axis)) is not None}
+    picked = {axis: _positions(cut, size) for axis, cut in cuts.items() if (size := length(x, axis)) is not None}
     if len(picked) == len(cuts):
         return _spread(at, dy, picked)
     if any(cut.step != 1 for cut in cuts.values()):
         return None
     return _uncut_once_run(at, dy, list(cuts), [int(cut.start) for cut in cuts.values()])
+
+
+def _positions(cut: slice, size: int) -> range:
+    """What a Slice takes of an axis. Unlike Python's, a negative step from before the first takes the first."""
+    last = size if cut.step > 0 else size - 1
+    start, end = (bound + size if bound < 0 else bound for bound in (cut.start, cut.stop))
+    return range(min(max(start, 0), last), min(max(end, last - size), last), cut.step)
 
 
 def _axes_and_steps(at: Site) -> list[tuple[int, int]] | None:
@@ -159,6 +166,8 @@ def _uncut_once_run(at: Site, dy: ir.Value, axes: list[int], starts: ir.Value | 
 def _spread(at: Site, dy: ir.Value, picked: dict[int, range]) -> ir.Value | None:
     """``dy`` back at the positions ``picked`` along each axis, zeros between and around."""
     x = at.input(0)
+    if not all(picked.values()):
+        return zeros(at, x)
     steps = {axis: abs(positions.step) for axis, positions in sorted(picked.items()) if abs(positions.step) > 1}
     merged: list[int] = []
     for axis in range(at.rank(x)):
@@ -178,6 +187,6 @@ def _spread(at: Site, dy: ir.Value, picked: dict[int, range]) -> ir.Value | None
         dy = at.op.Reshape(dy, merged)
     around = {}
     for axis, positions in picked.items():
-        first = min(positions[0], positions[-1]) if positions else 0
+        first = min(positions[0], positions[-1])
         around[axis] = first, (length(x, axis) or 0) - first - len(positions) * abs(positions.step)
     return fit(at, dy, around, at.rank(x))
