@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch.nn.functional as F  # noqa: N812  its usual name
 
+from onnxcam.errors import UnsupportedOperatorError
+
 from .gradient_check import (
+    Setting,
+    build,
     case,
     constant,
+    differentiate,
     each,
     equals_central_difference,
     equals_torch,
@@ -141,3 +147,26 @@ def test_gradient_equals_torch(row, setting):
 @each(CASES)
 def test_is_the_adjoint_in_onnxruntime(row, setting):
     is_adjoint(row, setting)
+
+
+@pytest.mark.parametrize(
+    ("row", "setting", "operators"),
+    [
+        (NEAREST[0], Setting(), ["Reshape", "ReduceSum"]),
+        (NEAREST[0], Setting(dynamic=True), ["Shape", "Shape", "Concat", "Reshape", "ReduceSum"]),
+        (NEAREST[1], Setting(), ["Reshape", "ReduceSum"]),
+        (resized(sizes=X), Setting(), ["Identity"]),
+    ],
+    ids=str,
+)
+def test_operators_of_the_gradient(row, setting, operators):
+    model = build(row, setting)
+    forward = len(model.graph)
+    found = [node.op_type for node in differentiate(model, row.wrt).graph.node]
+    assert found[forward:] == operators
+
+
+def test_kept_aspect_over_three_axes_is_refused():
+    row = resized('axes=[1, 2, 3], keep_aspect_ratio_policy="not_larger"', sizes=[6, 8, 9])
+    with pytest.raises(UnsupportedOperatorError, match="keep_aspect_ratio_policy is covered for two axes"):
+        differentiate(build(row), row.wrt)
