@@ -1,6 +1,7 @@
 """Reverse-mode differentiation of ONNX graphs in standard ONNX operators. Knows no CAM, no class, no model."""
 
+from onnxcam.autodiff import rules as _rules  # noqa: F401  registers every rule
 from onnxcam.autodiff.backward import gradients
-from onnxcam.autodiff.registry import ALL, Site, rule, rules
+from onnxcam.autodiff.registry import ALL, Site, expansion, rule, rules
 
-__all__ = ["ALL", "Site", "gradients", "rule", "rules"]
+__all__ = ["ALL", "Site", "expansion", "gradients", "rule", "rules"]

@@ -6,18 +6,17 @@ the adjoints up, and sums over broadcast axes once for all rules.
 
 from __future__ import annotations
 
-__all__ = ["gradients"]
+__all__ = ["RefusedError", "gradients", "pull_back"]
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from onnxcam.autodiff import rules as _rules  # noqa: F401  registers every rule
-from onnxcam.autodiff.emitter import emitter
+from onnxcam.autodiff.emitter import emitter, functions
 from onnxcam.autodiff.expansion import function_body
-from onnxcam.autodiff.registry import Site, describe, find_rule, has_adjoint, static_shape, sum_to
+from onnxcam.autodiff.registry import Rule, Site, describe, find_rule, has_adjoint, static_shape, sum_to
+from onnxcam.autodiff.subgraphs import captures, remove
 from onnxcam.errors import AutodiffError, UnsupportedOperatorError
 
 _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -46,23 +45,23 @@ def gradients(
         model.graph.outputs.append(gradient)
     """
     graph = model.graph
-    path = _path(graph, [of], wrt)
-    if of not in wrt and not any(of in node.outputs for node, _ in path):
+    path, depends = _path(graph, [of], wrt)
+    if of not in depends:
         names = ", ".join(f"'{x.name}'" for x in wrt)
         raise AutodiffError(f"'{of.name}' does not depend on {names}: choose a layer on the way to the score")
     if seed is not None:
         _check_seed(seed, of)
     before = len(graph), set(graph.initializers)
-    op = emitter(graph, "gradient")
-    adjoints = {of: _ones_like(op, of) if seed is None else seed}
-    refused = _Walk(op, model).back(path, adjoints)
-    if refused:
+    op = emitter(graph, "gradient", model.functions)
+    try:
+        adjoints = _walk(op, path, {of: _ones_like(op, of) if seed is None else seed})
+    except RefusedError as refused:
         _discard(graph, *before)
         raise UnsupportedOperatorError(
-            f"{len(refused)} node(s) between the layer and the score cannot be differentiated: "
-            + "; ".join(reversed(refused))
+            f"{len(refused.reasons)} node(s) between the layer and the score cannot be differentiated: "
+            + "; ".join(refused.reasons)
             + ". Choose a layer behind them, or add a rule with onnxcam.autodiff.rule"
-        )
+        ) from None
     if missing := [f"'{x.name}'" for x in wrt if x not in adjoints]:
         _discard(graph, *before)
         raise AutodiffError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
@@ -71,97 +70,128 @@ def gradients(
     return found
 
 
-def _path(graph: ir.Graph, of: Sequence[ir.Value], wrt: Sequence[ir.Value]) -> list[tuple[ir.Node, tuple[bool, ...]]]:
-    """The nodes that depend on ``wrt`` and lead to one of ``of``, in forward order, with the active inputs of each."""
+def pull_back(
+    op: OpBuilder, nodes: Sequence[ir.Node], seeds: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value]
+) -> dict[ir.Value, ir.Value]:
+    """Adjoints by value, from those of some values, ``seeds``, back through ``nodes`` to ``wrt``.
+
+    A value that the seeds do not depend on is not among them. Raises `RefusedError`, which names every node in the way.
+    """
+    path, _ = _path(nodes, seeds, wrt)
+    return _walk(op, path, seeds)
+
+
+class RefusedError(AutodiffError):
+    """Nodes that cannot be differentiated: ``reasons`` has a sentence for each, in forward order."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = list(reasons)
+
+
+_Path = list[tuple[ir.Node, tuple[bool, ...]]]
+"""Nodes in forward order, with the active operands of each."""
+
+
+def _path(nodes: Iterable[ir.Node], of: Collection[ir.Value], wrt: Sequence[ir.Value]) -> tuple[_Path, set[ir.Value]]:
+    """The nodes that depend on ``wrt`` and lead to ``of``, and all values that depend on ``wrt``."""
     needed: set[ir.Node] = set()
     stack = list(of)
     while stack:
         producer = stack.pop().producer()
         if producer is not None and producer not in needed:
             needed.add(producer)
-            stack += _reads(producer)
+            stack += (x for x in _operands(producer) if x is not None)
     depends = set(wrt)
     path = []
-    for node in graph:
-        if node not in needed or not has_adjoint(node) or not any(x in depends for x in _reads(node)):
+    for node in nodes:
+        reads = _operands(node) if node in needed and has_adjoint(node) else ()
+        active = tuple(x is not None and x in depends for x in reads)
+        if any(active):
+            path.append((node, active))
+            depends.update(y for y in node.outputs if y.dtype is None or y.dtype in _FLOATING)
+    return path, depends
+
+
+def _walk(op: OpBuilder, path: _Path, seeds: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, ir.Value]:
+    """The adjoints of all values along ``path``, from those of some, ``seeds``."""
+    adjoints = dict(seeds)
+    refused: list[str] = []
+    for node, active in reversed(path):
+        dys = [adjoints.get(y) for y in node.outputs]
+        if all(dy is None for dy in dys):
             continue
-        path.append((node, tuple(x is not None and x in depends for x in node.inputs)))
-        depends.update(y for y in node.outputs if y.dtype is None or y.dtype in _FLOATING)
-    return path
+        try:
+            dxs = _differentiate(op, node, active, dys)
+        except AutodiffError as error:  # stand-ins let the nodes before this one be looked at as well
+            refused += reversed(error.reasons if isinstance(error, RefusedError) else [str(error)])
+            dxs = [(x, ir.Value(type=x.type, shape=x.shape)) for x in _wanted(node, active)]
+        for x, dx in dxs:
+            adjoints[x] = _typed_as(x, op.Add(adjoints[x], dx)) if x in adjoints else dx
+    if refused:
+        raise RefusedError(refused[::-1])
+    return adjoints
 
 
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """The values a node reads: its inputs, and what its subgraphs capture."""
-    yield from (x for x in node.inputs if x is not None)
-    for attribute in node.attributes.values():
-        bodies = {ir.AttributeType.GRAPH: [attribute.value], ir.AttributeType.GRAPHS: attribute.value}
-        for body in bodies.get(attribute.type, ()):
-            inner = list(ir.traversal.RecursiveGraphIterator(body))
-            made = {y for n in inner for y in n.outputs} | set(body.inputs)
-            yield from (x for n in inner for x in n.inputs if x is not None and x not in made)
-            yield from (x for x in body.outputs if x not in made)
+def _operands(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The values a node reads: its inputs, and then what its subgraphs capture."""
+    captured = captures(node)
+    return [*node.inputs, *captured] if captured else node.inputs
 
 
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    """The way back over the nodes of one graph. ``op`` emits the adjoints."""
+def _differentiate(
+    op: OpBuilder, node: ir.Node, active: tuple[bool, ...], dys: list[ir.Value | None]
+) -> list[tuple[ir.Value, ir.Value]]:
+    """The active operands of ``node`` with what it adds to the adjoint of each."""
+    opsets = op.builder.graph.opset_imports
+    found = find_rule(node, opset=opsets.get(node.domain, 1), active=active)
+    if isinstance(found, str):
+        body = function_body(node, functions(op), opsets)
+        if body is None:
+            raise AutodiffError(f"{describe(node)} {found}")
+        found = body, opsets.get(node.domain, 1)
+    rule, version = found
+    at = Site(op, node, version, active)
+    if rule.vjp is None:
+        return _through_body(rule, at, dys)
+    dxs = []
+    by_rule = rule.vjp(at, *dys)
+    operands = _operands(node)
+    covered = range(len(operands)) if isinstance(rule.inputs, str) else rule.inputs
+    for index, adjoint in zip(covered, by_rule, strict=True):
+        x = operands[index] if index < len(active) and active[index] else None
+        if x is None or adjoint is None:
+            continue
+        dx = adjoint()
+        if rule.broadcasts:
+            dx = sum_to(at, dx, x, node.outputs[0])
+        dxs.append((x, dx if dx in dys else _typed_as(x, dx)))
+    return dxs
 
-    op: OpBuilder
-    model: ir.Model
 
-    def back(self, path: Sequence[tuple[ir.Node, tuple[bool, ...]]], adjoints: dict[ir.Value, ir.Value]) -> list[str]:
-        """Complete ``adjoints``, which holds those at the end of ``path``; gives what is refused, last first."""
-        refused: list[str] = []
-        for node, active in reversed(path):
-            dys = [adjoints.get(y) for y in node.outputs]
-            if all(dy is None for dy in dys):
-                continue
-            try:
-                dxs = self._differentiate(node, active, dys)
-            except AutodiffError as error:  # stand-ins let the nodes before this one be looked at as well
-                refused.append(str(error))
-                dxs = [(x, ir.Value(type=x.type, shape=x.shape)) for x in _wanted(node, active)]
-            for x, dx in dxs:
-                adjoints[x] = _typed_as(x, self.op.Add(adjoints[x], dx)) if x in adjoints else dx
-        return refused
+def _through_body(rule: Rule, at: Site, dys: list[ir.Value | None]) -> list[tuple[ir.Value, ir.Value]]:
+    """The derivative of the operators that a rule emits in place of the node's.
 
-    def pull_back(self, dys: Mapping[ir.Value, ir.Value], xs: Sequence[ir.Value]) -> Mapping[ir.Value, ir.Value]:
-        """The adjoints of ``xs`` given those of values that depend on them: see `Site.pull_back`."""
-        adjoints = dict(dys)
-        if refused := self.back(_path(self.op.builder.graph, list(dys), xs), adjoints):
-            raise AutodiffError("; ".join(reversed(refused)))
-        return {x: adjoints[x] for x in xs if x in adjoints}
-
-    def _differentiate(
-        self, node: ir.Node, active: tuple[bool, ...], dys: list[ir.Value | None]
-    ) -> list[tuple[ir.Value, ir.Value]]:
-        """The active inputs of ``node`` with what it adds to the adjoint of each."""
-        opset = self.model.graph.opset_imports.get(node.domain, 1)
-        found = find_rule(node, opset=opset, active=active)
-        if isinstance(found, str):
-            body = function_body(node, self.model)
-            if body is None:
-                raise AutodiffError(f"{describe(node)} {found}")
-            found = body, opset
-        rule, version = found
-        dxs = []
-        at = Site(self.op, node, version, active, self.pull_back)
-        by_rule = rule.vjp(at, *dys)
-        covered = range(len(node.inputs)) if isinstance(rule.inputs, str) else rule.inputs
-        for index, adjoint in zip(covered, by_rule, strict=True):
-            x = node.inputs[index] if index < len(active) and active[index] else None
-            if x is None or adjoint is None:
-                continue
-            dx = adjoint()
-            if rule.broadcasts:
-                dx = sum_to(at, dx, x, node.outputs[0])
-            dxs.append((x, dx if dx in dys else _typed_as(x, dx)))
-        return dxs
+    The node stays as it is: what its adjoints read of the body's results, they read of the node's own, and of the body
+    only the values inside are left.
+    """
+    assert rule.build is not None
+    graph = at.op.builder.graph
+    before = len(graph)
+    ys = rule.build(at)
+    body = list(graph)[before:]
+    seeds = {y: dy for y, dy in zip(ys, dys, strict=True) if y is not None and dy is not None}
+    wanted = list(dict.fromkeys(_wanted(at.node, at.active)))
+    dxs = pull_back(at.op, body, seeds, wanted)
+    for y, forward in zip(ys, at.y, strict=True):
+        if y is not None and y.producer() in body and y.dtype == forward.dtype:
+            ir.convenience.replace_all_uses_with(y, forward)
+    return [(x, dxs[x]) for x in wanted if x in dxs]
 
 
 def _wanted(node: ir.Node, active: tuple[bool, ...]) -> list[ir.Value]:
-    """The active inputs of ``node``."""
-    return [x for x, wanted in zip(node.inputs, active, strict=True) if wanted and x is not None]
+    """The active operands of ``node``."""
+    return [x for x, wanted in zip(_operands(node), active, strict=True) if wanted and x is not None]
 
 
 def _typed_as(x: ir.Value, dx: ir.Value) -> ir.Value:
@@ -193,7 +223,7 @@ def _distinct(op: OpBuilder, values: list[ir.Value], seed: ir.Value | None) -> l
 
 def _discard(graph: ir.Graph, nodes: int, initializers: set[str]) -> None:
     """Take back what was appended behind the first ``nodes`` nodes and besides ``initializers``."""
-    graph.remove(list(graph)[nodes:], safe=True)
+    remove(graph, list(graph)[nodes:])
     for name in set(graph.initializers) - initializers:
         del graph.initializers[name]
 
@@ -202,7 +232,7 @@ def _drop_unread(graph: ir.Graph, nodes: int, kept: Collection[ir.Value]) -> Non
     """Take back those behind the first ``nodes`` nodes that nothing reads."""
     for node in list(graph)[: nodes - 1 if nodes else None : -1]:
         if not any(y.uses() or y in kept or y.is_graph_output() for y in node.outputs):
-            graph.remove(node, safe=True)
+            remove(graph, [node])
 
 
 def _ones_like(op: OpBuilder, value: ir.Value) -> ir.Value:

@@ -1,48 +1,33 @@
-"""Operators differentiated through the standard operators that compute the same.
-
-The forward node stays as it is: the body is emitted beside it, differentiated, and only what the adjoints read of it
-is kept. Where they read its results, they read those of the forward node instead.
-"""
+"""The functions that operators stand for: an operator without a rule is differentiated through its function's body."""
 
 from __future__ import annotations
 
-__all__ = ["expansion", "function_body", "has_standard_body"]
+__all__ = ["function_body", "has_standard_body"]
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
 from onnx.inliner import inline_local_functions, inline_selected_functions
 
-from onnxcam.autodiff.registry import ALL, Adjoint, Rule, Site, rule
-
-Build = Callable[[Site], Sequence[ir.Value | None]]
+from onnxcam.autodiff.registry import ALL, Rule, Site
 
 
-def expansion(op_type: str, *, domain: str = "", versions: tuple[int, ...] = (1,)) -> Callable[[Build], Build]:
-    """Register the decorated function, which emits what ``op_type`` stands for and gives a value for each output.
-
-    None stands for an output that is not differentiable.
-    """
-
-    def register(build: Build) -> Build:
-        rule(op_type, versions=versions, inputs=ALL, domain=domain, build=build)(_through(build))
-        return build
-
-    return register
-
-
-def function_body(node: ir.Node, model: ir.Model) -> Rule | None:
+def function_body(
+    node: ir.Node, functions: Mapping[ir.OperatorIdentifier, ir.Function], opset_imports: Mapping[str, int]
+) -> Rule | None:
     """A rule for ``node`` through its function: the model's own, or the one that onnx states for the operator."""
-    if node.op_identifier() not in model.functions and not has_standard_body(node, model.graph.opset_imports):
+    local = node.op_identifier() in functions
+    if not local and not has_standard_body(node, opset_imports):
         return None
 
     def build(at: Site) -> Sequence[ir.Value | None]:
-        found = at.op.call_inline(_inlined(node, model), *(x for x in at.x if x is not None))
+        body = _inlined(node, functions if local else {}, opset_imports)
+        found = at.op.call_inline(body, *(x for x in at.x if x is not None))
         ys = iter([found] if isinstance(found, ir.Value) else found)
         return [next(ys) if _wanted(node, i) else None for i in range(len(node.outputs))]
 
-    return Rule(node.op_type, node.domain, (), ALL, False, _through(build), build)
+    return Rule(node.op_type, node.domain, (), ALL, False, None, build)
 
 
 def has_standard_body(node: ir.Node, opset_imports: Mapping[str, int]) -> bool:
@@ -53,49 +38,23 @@ def has_standard_body(node: ir.Node, opset_imports: Mapping[str, int]) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]  # not in onnx's stubs
 
 
-def _through(build: Build) -> Callable[..., Sequence[Adjoint | None]]:
-    """The derivative of what ``build`` emits."""
-
-    def vjp(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint | None]:
-        before = set(at.op.builder.graph)
-        ys = build(at)
-        seeds = {y: dy for y, dy in zip(ys, dys, strict=False) if y is not None and dy is not None}
-        wanted = [x for x, active in zip(at.x, at.active, strict=True) if active and x is not None]
-        dxs = at.pull_back(seeds, wanted)
-        for y, forward in zip(ys, at.y, strict=False):
-            if y is not None and y.producer() not in before and y.dtype == forward.dtype:
-                ir.convenience.replace_all_uses_with(y, forward)
-        given: set[ir.Value] = set()
-        return [
-            _once(dxs.get(x) if active and x is not None else None, given)
-            for x, active in zip(at.x, at.active, strict=True)
-        ]
-
-    return vjp
-
-
-def _once(dx: ir.Value | None, given: set[ir.Value]) -> Adjoint | None:
-    """``dx`` as an adjoint, the first time: that of an input that stands twice is of both uses already."""
-    if dx is None or dx in given:
-        return None
-    given.add(dx)
-    return lambda: dx
-
-
 def _wanted(node: ir.Node, output: int) -> bool:
     """Whether anything reads an output of ``node``; the first always exists."""
     y = node.outputs[output]
     return output == 0 or bool(y.uses()) or y.is_graph_output()
 
 
-def _inlined(node: ir.Node, model: ir.Model) -> ir.Function:
+def _inlined(
+    node: ir.Node, functions: Mapping[ir.OperatorIdentifier, ir.Function], opset_imports: Mapping[str, int]
+) -> ir.Function:
     """The body of ``node`` as a function of its inputs: attributes filled in, types and shapes inferred."""
     inputs = {f"x{i}": x for i, x in enumerate(node.inputs) if x is not None}
     outputs = [f"y{i}" if _wanted(node, i) else "" for i in range(len(node.outputs))]
     alone = onnx.NodeProto(domain=node.domain, op_type=node.op_type, overload=node.overload, output=outputs)
     alone.input.extend("" if x is None else f"x{i}" for i, x in enumerate(node.inputs))
     alone.attribute.extend(ir.to_proto(attribute) for attribute in node.attributes.values())
-    alone.attribute.extend(_left_out(node, model))
+    if not functions:
+        alone.attribute.extend(_left_out(node, opset_imports))
     constants = {name: ir.convenience.get_const_tensor(x) for name, x in inputs.items()}
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -109,10 +68,10 @@ def _inlined(node: ir.Node, model: ir.Model) -> ir.Function:
                 if known is not None and known.size <= _SHAPING
             ],
         ),
-        opset_imports=[onnx.helper.make_opsetid(*entry) for entry in model.graph.opset_imports.items()],
-        functions=[ir.to_proto(function) for function in model.functions.values()],
+        opset_imports=[onnx.helper.make_opsetid(*entry) for entry in opset_imports.items()],
+        functions=[ir.to_proto(function) for function in functions.values()],
     )
-    if node.op_identifier() in model.functions:
+    if functions:
         proto = inline_local_functions(proto)
     else:
         proto = inline_selected_functions(proto, [(node.domain, node.op_type)], inline_schema_functions=True)
@@ -125,10 +84,7 @@ _SHAPING = 64
 """Elements up to which a constant may be a shape, axes or the like, and is shown to shape inference."""
 
 
-def _left_out(node: ir.Node, model: ir.Model) -> list[onnx.AttributeProto]:
+def _left_out(node: ir.Node, opset_imports: Mapping[str, int]) -> list[onnx.AttributeProto]:
     """The attributes that ``node`` leaves out, with the values they then have."""
-    if node.op_identifier() in model.functions:
-        return []
-    opset = model.graph.opset_imports.get(node.domain, 1)
-    known = onnx.defs.get_schema(node.op_type, opset, node.domain).attributes.items()
+    known = onnx.defs.get_schema(node.op_type, opset_imports.get(node.domain, 1), node.domain).attributes.items()
     return [a.default_value for name, a in known if a.default_value.type and name not in node.attributes]

@@ -16,11 +16,12 @@ from __future__ import annotations
 __all__ = [
     "ALL",
     "Adjoint",
-    "PullBack",
+    "Build",
     "Rule",
     "Site",
     "Vjp",
     "describe",
+    "expansion",
     "find_rule",
     "has_adjoint",
     "refuse",
@@ -41,10 +42,11 @@ import onnx
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
+from onnxcam.autodiff.subgraphs import captures
 from onnxcam.errors import AutodiffError
 
 ALL: Final = "all"
-"""Covers every input of a variadic operator."""
+"""Covers every input of a variadic operator, and then every outer value that its subgraphs capture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +56,13 @@ class Site:
     op: emits nodes (``at.op.Mul(dy, 2.0)``); Python numbers and lists become constants of the fitting type.
     node: the forward node. ``x`` are its inputs (None where left out), ``y`` its outputs.
     version: the schema version of the node's operator.
-    active: for each input, whether the adjoint is wanted.
-    pull_back: the adjoints of values given those of values that depend on them, for a rule that emits forward nodes
-        of its own and differentiates these.
+    active: for each input, and then for each captured value, whether the adjoint is wanted.
     """
 
     op: OpBuilder
     node: ir.Node
     version: int
     active: tuple[bool, ...]
-    pull_back: PullBack
 
     @property
     def x(self) -> Sequence[ir.Value | None]:
@@ -72,6 +71,11 @@ class Site:
     @property
     def y(self) -> Sequence[ir.Value]:
         return self.node.outputs
+
+    @property
+    def captured(self) -> Sequence[ir.Value]:
+        """The outer values that the node's subgraphs read. A rule with ``inputs=ALL`` has adjoints for them too."""
+        return captures(self.node)
 
     def input(self, index: int) -> ir.Value:
         """Input ``index``, which the operator's schema requires."""
@@ -115,15 +119,15 @@ class Site:
 
 Adjoint = Callable[[], ir.Value]
 Vjp = Callable[..., Sequence[Adjoint | None]]
-PullBack = Callable[[Mapping[ir.Value, ir.Value], Sequence[ir.Value]], Mapping[ir.Value, ir.Value]]
-"""Takes the adjoints of some values, and the values whose adjoints are wanted; gives those that are not zero."""
+Build = Callable[[Site], Sequence[ir.Value | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """What is known of one operator: ``vjp`` covers ``inputs`` of the schema ``versions`` it was checked against.
 
-    build: where the operator is differentiated through standard operators that compute the same, what emits these.
+    build: in place of ``vjp``, emits standard operators that compute the same, and gives a value for each output (None
+        for one that is not differentiable): the operator is differentiated through them.
     """
 
     op_type: str
@@ -131,14 +135,15 @@ class Rule:
     versions: tuple[int, ...]
     inputs: tuple[int, ...] | str
     broadcasts: bool
-    vjp: Vjp
-    build: Callable[[Site], Sequence[ir.Value | None]] | None = None
+    vjp: Vjp | None = None
+    build: Build | None = None
 
     def covers(self, index: int) -> bool:
         return self.inputs == ALL or index in self.inputs
 
 
 _rules: dict[tuple[str, str], Rule] = {}
+_names: dict[tuple[str, str], str] = {}
 _without: dict[tuple[str, str], str] = {}
 _refused: dict[tuple[str, str], str] = {}
 
@@ -155,24 +160,36 @@ def rule(
     inputs: tuple[int, ...] | str = (0,),
     broadcasts: bool = False,
     domain: str = "",
-    build: Callable[[Site], Sequence[ir.Value | None]] | None = None,
 ) -> Callable[[Vjp], Vjp]:
     """Register the decorated function as the derivative of ``op_type``. A second rule for it is refused.
 
     versions: the schema versions (``since_version``) the rule was checked against.
     inputs: the inputs it differentiates; the others are not differentiable or refused when active.
     broadcasts: inputs may be smaller than the output, so the driver sums their adjoints.
-    build: see `Rule`; given by `expansion`.
     """
 
     def register(vjp: Vjp) -> Vjp:
-        key = (domain, op_type)
-        if key in _rules:
-            raise ValueError(f"operator {op_type} has a rule already: {_rules[key].vjp.__qualname__}")
-        _rules[key] = Rule(op_type, domain, versions, inputs, broadcasts, vjp, build)
+        _register(Rule(op_type, domain, versions, inputs, broadcasts, vjp), vjp.__qualname__)
         return vjp
 
     return register
+
+
+def expansion(op_type: str, *, domain: str = "", versions: tuple[int, ...] = (1,)) -> Callable[[Build], Build]:
+    """Register the decorated function, which emits standard operators for ``op_type``: see `Rule`."""
+
+    def register(build: Build) -> Build:
+        _register(Rule(op_type, domain, versions, ALL, False, None, build), build.__qualname__)
+        return build
+
+    return register
+
+
+def _register(made: Rule, name: str) -> None:
+    key = (made.domain, made.op_type)
+    if key in _rules:
+        raise ValueError(f"operator {made.op_type} has a rule already: {_names[key]}")
+    _rules[key], _names[key] = made, name
 
 
 def without_adjoint(*op_types: str, why: str, domain: str = "") -> None:

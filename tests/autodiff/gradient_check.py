@@ -143,7 +143,7 @@ class Case:
             if isinstance(x, Random)
         ]
         known = [f"{name}={x.value.tolist()}" for name, x in self.inputs.items() if isinstance(x, Constant)]
-        return " ".join([self.text, *shapes, *(k for k in known if len(k) < 30)])
+        return " ".join([*self.text.split(), *shapes, *(k for k in known if len(k) < 30)])
 
 
 def case(

@@ -3,6 +3,7 @@
 from onnxcam.autodiff.rules import (
     activations,
     arithmetic,
+    control_flow,
     convolution,
     cumulative,
     einsum,
@@ -23,6 +24,7 @@ from onnxcam.autodiff.rules import (
 __all__ = [
     "activations",
     "arithmetic",
+    "control_flow",
     "convolution",
     "cumulative",
     "einsum",
