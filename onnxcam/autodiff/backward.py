@@ -95,11 +95,11 @@ _Path = list[tuple[ir.Node, tuple[bool, ...]]]
 
 def _path(nodes: Iterable[ir.Node], of: Collection[ir.Value], wrt: Sequence[ir.Value]) -> tuple[_Path, set[ir.Value]]:
     """The nodes that depend on ``wrt`` and lead to ``of``, and all values that depend on ``wrt``."""
-    needed: set[ir.Node] = set()
+    within, needed = set(nodes), set[ir.Node]()
     stack = list(of)
     while stack:
         producer = stack.pop().producer()
-        if producer is not None and producer not in needed:
+        if producer in within and producer not in needed:
             needed.add(producer)
             stack += (x for x in _operands(producer) if x is not None)
     depends = set(wrt)

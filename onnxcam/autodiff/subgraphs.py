@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["captures", "close", "copied", "discard", "remove", "subgraphs"]
+__all__ = ["captures", "close", "copied", "discard", "remove", "scan", "several", "subgraphs"]
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
@@ -50,11 +50,11 @@ def close(op: OpBuilder, forward: Iterable[ir.Node], outputs: Sequence[ir.Value]
     """
     graph = op.builder.graph
     graph.name = ".".join(scopes(op))
-    prefix = f"v_{graph.name}.forward."
+    prefix = f"v_{graph.name}.body."
     copies = [inside for node in forward for inside in _nested_nodes(node)]
     graphs = [graph, *(body for node in copies for body in subgraphs(node))]
     for node in copies:
-        node.name = f"{'/'.join(scopes(op))}/forward/{node.name or node.outputs[0].name}"
+        node.name = f"{'/'.join(scopes(op))}/body/{node.name or node.outputs[0].name}"
     for value in [x for body in graphs for x in (*body.inputs, *body.initializers.values())]:
         value.name = f"{prefix}{value.name}"
     for value in [y for node in copies for y in node.outputs if y.name]:
@@ -68,6 +68,31 @@ def close(op: OpBuilder, forward: Iterable[ir.Node], outputs: Sequence[ir.Value]
         if not any(y.uses() or y.is_graph_output() for y in node.outputs):
             remove(graph, [node])
     return graph
+
+
+def scan(
+    op: OpBuilder,
+    step: Callable[[OpBuilder, Sequence[ir.Value], Sequence[ir.Value]], tuple[Sequence[ir.Value], Sequence[ir.Value]]],
+    states: Sequence[ir.Value],
+    elements: Sequence[ir.Value],
+) -> Sequence[ir.Value]:
+    """The last states, then the stacked results, of ``step`` along the first axis of ``elements``, by a Scan.
+
+    step: from the states and one element of each of ``elements`` to the next states and what is stacked.
+    """
+    xs = [ir.Value(name=f"state_{i}", type=x.type, shape=x.shape) for i, x in enumerate(states)]
+    for i, x in enumerate(elements):
+        xs.append(ir.Value(name=f"element_{i}", type=x.type, shape=None if x.shape is None else ir.Shape(x.shape[1:])))
+    graph = ir.Graph(xs, [], nodes=[], opset_imports=op.builder.graph.opset_imports)
+    inner = nested(op, graph, "step")
+    following, stacked = step(inner, xs[: len(states)], xs[len(states) :])
+    body = close(inner, (), [*following, *stacked])
+    return several(op.Scan(*states, *elements, body=body, num_scan_inputs=len(elements), _outputs=len(graph.outputs)))
+
+
+def several(found: ir.Value | Sequence[ir.Value]) -> Sequence[ir.Value]:
+    """The outputs of a node, which a builder gives bare where there is one."""
+    return [found] if isinstance(found, ir.Value) else found
 
 
 def _nested_nodes(node: ir.Node) -> Iterator[ir.Node]:

@@ -18,7 +18,7 @@ from onnxscript import OpBuilder
 from onnxcam.autodiff.backward import RefusedError, pull_back
 from onnxcam.autodiff.registry import ALL, Adjoint, Site, describe, rule
 from onnxcam.autodiff.rules.movement import zeros
-from onnxcam.autodiff.subgraphs import close, copied, discard
+from onnxcam.autodiff.subgraphs import close, copied, discard, several
 
 
 @rule("If", versions=(13, 16, 19, 21, 23, 24, 25), inputs=ALL)
@@ -34,7 +34,7 @@ def if_(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint | None]:
     def dxs() -> Mapping[ir.Value, ir.Value]:
         branches = _rebuilt(at, ("then_branch", "else_branch"), way_back)
         found = at.op.If(at.input(0), **branches, _outputs=len(wanted))
-        return dict(zip(wanted, _several(found), strict=True))
+        return dict(zip(wanted, several(found), strict=True))
 
     return [None, *(functools.partial(lambda x: dxs()[x], x) for x in at.captured)]
 
@@ -77,8 +77,3 @@ def _zeros(at: Site, like: ir.Value) -> ir.Value:
     made = zeros(at, like)
     made.type, made.shape = like.type, like.shape
     return made
-
-
-def _several(found: ir.Value | Sequence[ir.Value]) -> Sequence[ir.Value]:
-    """The outputs of a node, which a builder gives bare where there is one."""
-    return [found] if isinstance(found, ir.Value) else found
