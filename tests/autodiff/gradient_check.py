@@ -160,6 +160,7 @@ def case(
     """A row.
 
     text: one node in ONNX's text form without its output, or several with their outputs, ``;`` between, the last ``y``.
+        ``$T`` stands for the type of the floating inputs.
     inputs: by name. A shape (standard normal values) or `normal`, `positive`, `uniform`, `apart`, `distinct` is
         differentiated. An array is fed, `constant` is in the file; neither is differentiated.
     torch: the same of the inputs in their order, without constants.
@@ -223,10 +224,11 @@ def build(row: Case, setting: Setting = Setting(), dtype: str = "float64") -> ir
         dims = ",".join(f"{name}{axis}" if symbolic else str(size) for axis, size in enumerate(value.shape))
         declared.append(f"{_TYPES[_as(value, dtype).dtype.name]}{f'[{dims}]' if value.ndim else ''} {name}")
     body = row.text if re.match(r"[\w\s,]+=", row.text) else f"y = {row.text}"
+    body = body.replace(";", " ").replace("$T", _TYPES[dtype])
     opset = row.opsets[1 if setting.newest else 0]
     proto = onnx.parser.parse_model(
         f'<ir_version: 10, opset_import: ["" : {opset}]> '
-        f"row ({', '.join(declared)}) => ({_TYPES[dtype]}[] y) {{ {body.replace(';', ' ')} }}"
+        f"row ({', '.join(declared)}) => ({_TYPES[dtype]}[] y) {{ {body} }}"
     )
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(x, name) for name, x in constants.items())
     proto.graph.output[0].type.tensor_type.ClearField("shape")

@@ -27,8 +27,7 @@ class Back:
     dx: ir.Value
     dh: ir.Value
     dr: Callable[[], ir.Value]
-    dstate: ir.Value
-    dc: ir.Value | None = None
+    dstates: Sequence[ir.Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +238,7 @@ class Recurrence:
             dx, dh = (op.ReduceSum(rows, [1], keepdims=0) for rows in (back().dx, back().dh))
             return self.narrow(op.Concat(dx, dh, axis=1))
 
-        return [dx, dw, lambda: self.narrow(back().dr()), db, lambda: self.initial(back().dstate)]
+        return [dx, dw, lambda: self.narrow(back().dr()), db, lambda: self.initial(back().dstates[0])]
 
     def initial(self, dstate: ir.Value) -> ir.Value:
         """The adjoint of an initial state in the layout of the operator."""

@@ -66,9 +66,9 @@ def lstm(
         elements = [net.adjoint(dy), slopes, op.Mul(o, h.slope(op, cell)), f]
         dh, dc, found = scan(op, step, [net.state(dy_h), net.state(dy_c)], [net.flipped(x) for x in elements])
         dz = net.rows(net.flipped(found), 4 * net.hidden)
-        return Back(dz, dz, lambda: net.product(dz, net.before), dh, dc)
+        return Back(dz, dz, lambda: net.product(dz, net.before), [dh, dc])
 
-    return [*net.adjoints(back), lambda: net.initial(back().dc or back().dstate)]
+    return [*net.adjoints(back), lambda: net.initial(back().dstates[1])]
 
 
 @rule("GRU", versions=(14, 22), inputs=(0, 1, 2, 3, 5))
@@ -124,7 +124,7 @@ def gru(at: Site, dy: ir.Value | None = None, dy_h: ir.Value | None = None) -> S
             new = net.product(dh_new[0] if linear else dx_new, reset)
             return op.Concat(net.product(dgates, before), new, axis=1)  # type: ignore[no-any-return]
 
-        return Back(dx_all, op.Concat(dgates, *dh_new, axis=-1) if linear else dx_all, dr_all, dh)
+        return Back(dx_all, op.Concat(dgates, *dh_new, axis=-1) if linear else dx_all, dr_all, [dh])
 
     return net.adjoints(back)
 
@@ -144,6 +144,6 @@ def rnn(at: Site, dy: ir.Value | None = None, dy_h: ir.Value | None = None) -> S
         elements = [net.adjoint(dy), net.activations[0].slope(op, net.h)]
         dh, found = scan(op, step, [net.state(dy_h)], [net.flipped(x) for x in elements])
         dz = net.rows(net.flipped(found), net.hidden)
-        return Back(dz, dz, lambda: net.product(dz, net.before), dh)
+        return Back(dz, dz, lambda: net.product(dz, net.before), [dh])
 
     return net.adjoints(back)
