@@ -15,8 +15,9 @@ from onnxscript import OpBuilder
 
 from onnxcam.autodiff.emitter import emitter, functions
 from onnxcam.autodiff.expansion import function_body
-from onnxcam.autodiff.registry import Rule, Site, describe, find_rule, has_adjoint, static_shape, sum_to
+from onnxcam.autodiff.registry import Rule, Site, describe, find_rule, has_adjoint, quantizes, static_shape, sum_to
 from onnxcam.autodiff.subgraphs import captures, remove
+from onnxcam.autodiff.weights import write_out_weights
 from onnxcam.errors import AutodiffError, UnsupportedOperatorError
 
 _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -66,6 +67,7 @@ def gradients(
         _discard(graph, *before)
         raise AutodiffError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
     found = _distinct(op, [adjoints[x] for x in wrt], seed)
+    write_out_weights(op, behind=before[0])
     _drop_unread(graph, before[0], {of, *found})
     return found
 
@@ -109,7 +111,10 @@ def _path(nodes: Iterable[ir.Node], of: Collection[ir.Value], wrt: Sequence[ir.V
         active = tuple(x is not None and x in depends for x in reads)
         if any(active):
             path.append((node, active))
-            depends.update(y for y in node.outputs if y.dtype is None or y.dtype in _FLOATING)
+            moved = {x.dtype for x in reads if x is not None and x in depends}
+            depends.update(y for y in node.outputs if y.dtype is None or y.dtype in _FLOATING or y.dtype in moved)
+            if quantizes(node):
+                depends.add(node.outputs[0])
     return path, depends
 
 
@@ -195,8 +200,10 @@ def _wanted(node: ir.Node, active: tuple[bool, ...]) -> list[ir.Value]:
 
 
 def _typed_as(x: ir.Value, dx: ir.Value) -> ir.Value:
-    """``dx`` with the type and shape of its primal ``x``."""
-    dx.type, dx.shape = x.type, x.shape
+    """``dx`` with the shape of its primal ``x`` and the type, unless ``x`` is quantised: its adjoint is floating."""
+    dx.shape = x.shape
+    if x.dtype is None or x.dtype in _FLOATING:
+        dx.type = x.type
     return dx
 
 

@@ -20,16 +20,19 @@ __all__ = [
     "Rule",
     "Site",
     "Vjp",
+    "behind_rounding",
     "describe",
     "expansion",
     "find_rule",
     "has_adjoint",
+    "quantizes",
     "refuse",
     "rule",
     "rules",
     "sorted_without_rule",
     "static_shape",
     "sum_to",
+    "within_integer_kernel",
     "without_adjoint",
 ]
 
@@ -54,7 +57,7 @@ class Site:
     """One node being differentiated.
 
     op: emits nodes (``at.op.Mul(dy, 2.0)``); Python numbers and lists become constants of the fitting type.
-    node: the forward node. ``x`` are its inputs (None where left out), ``y`` its outputs.
+    node: the forward node. ``x`` are its inputs (None where left out), ``y`` its outputs (see `behind_rounding`).
     version: the schema version of the node's operator.
     active: for each input, and then for each captured value, whether the adjoint is wanted.
     """
@@ -70,7 +73,7 @@ class Site:
 
     @property
     def y(self) -> Sequence[ir.Value]:
-        return self.node.outputs
+        return [behind_rounding(y) for y in self.node.outputs]
 
     @property
     def captured(self) -> Sequence[ir.Value]:
@@ -128,6 +131,8 @@ class Rule:
 
     build: in place of ``vjp``, emits standard operators that compute the same, and gives a value for each output (None
         for one that is not differentiable): the operator is differentiated through them.
+    quantizes: the first output is of integers that stand for real numbers: it carries an adjoint though it is not
+        floating, and so does what is picked or moved from it.
     """
 
     op_type: str
@@ -137,6 +142,7 @@ class Rule:
     broadcasts: bool
     vjp: Vjp | None = None
     build: Build | None = None
+    quantizes: bool = False
 
     def covers(self, index: int) -> bool:
         return self.inputs == ALL or index in self.inputs
@@ -160,26 +166,30 @@ def rule(
     inputs: tuple[int, ...] | str = (0,),
     broadcasts: bool = False,
     domain: str = "",
+    quantizes: bool = False,
 ) -> Callable[[Vjp], Vjp]:
     """Register the decorated function as the derivative of ``op_type``. A second rule for it is refused.
 
     versions: the schema versions (``since_version``) the rule was checked against.
     inputs: the inputs it differentiates; the others are not differentiable or refused when active.
     broadcasts: inputs may be smaller than the output, so the driver sums their adjoints.
+    quantizes: see `Rule`.
     """
 
     def register(vjp: Vjp) -> Vjp:
-        _register(Rule(op_type, domain, versions, inputs, broadcasts, vjp), vjp.__qualname__)
+        _register(Rule(op_type, domain, versions, inputs, broadcasts, vjp, None, quantizes), vjp.__qualname__)
         return vjp
 
     return register
 
 
-def expansion(op_type: str, *, domain: str = "", versions: tuple[int, ...] = (1,)) -> Callable[[Build], Build]:
+def expansion(
+    op_type: str, *, domain: str = "", versions: tuple[int, ...] = (1,), quantizes: bool = False
+) -> Callable[[Build], Build]:
     """Register the decorated function, which emits standard operators for ``op_type``: see `Rule`."""
 
     def register(build: Build) -> Build:
-        _register(Rule(op_type, domain, versions, ALL, False, None, build), build.__qualname__)
+        _register(Rule(op_type, domain, versions, ALL, False, None, build, quantizes), build.__qualname__)
         return build
 
     return register
@@ -214,6 +224,12 @@ def has_adjoint(node: ir.Node) -> bool:
     return (node.domain, node.op_type) not in _without
 
 
+def quantizes(node: ir.Node) -> bool:
+    """Whether the first output of ``node`` is of integers that stand for real numbers: see `Rule`."""
+    found = _rules.get((node.domain, node.op_type))
+    return found is not None and found.quantizes
+
+
 def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rule, int] | str:
     """The rule for ``node`` and its schema version, or why there is none."""
     found = _rules.get((node.domain, node.op_type))
@@ -221,7 +237,7 @@ def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rul
         return f"is not differentiated: {why}"
     if onnx.defs.has(node.op_type, node.domain):
         version = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version
-    elif found is not None and node.domain:
+    elif found is not None:  # of ONNX Runtime, which has operators in the standard domain too
         version = found.versions[-1]
     else:
         return "is not a standard operator" if node.domain else "is not known to the installed onnx"
@@ -257,6 +273,38 @@ def _may_broadcast(x: int | ir.SymbolicDim, y: int | ir.SymbolicDim) -> bool:
     if isinstance(x, int):
         return x == 1 and y != 1
     return x.value is None or x != y  # two unknown sizes compare equal
+
+
+def behind_rounding(y: ir.Value) -> ir.Value:
+    """What the graph reads of ``y``: where ONNX Runtime would run the node that gives ``y`` on integers, ``y`` rounded.
+
+    It makes one kernel of DequantizeLinear, an operator and QuantizeLinear, unless something else reads the values
+    between, so that an adjoint which reads them would slow the forward pass and move its results.
+    """
+    if not within_integer_kernel(y):
+        return y
+    ((quantize, _),) = y.uses()
+    readers = [reader for reader, _ in quantize.outputs[0].uses() if reader.op_type == "DequantizeLinear"]
+    return next((reader.outputs[0] for reader in readers if reader.outputs[0].dtype == y.dtype), y)
+
+
+def within_integer_kernel(y: ir.Value) -> bool:
+    """Whether ``y`` lies between DequantizeLinear, an operator and perhaps its activation, and QuantizeLinear alone."""
+    node = y.producer()
+    if node is None or not _read_only_by(y, "QuantizeLinear"):
+        return False
+    inputs = list(node.inputs)
+    if node.op_type in ("Relu", "Clip") and inputs[0] is not None and _read_only_by(inputs[0], node.op_type):
+        before = inputs[0].producer()
+        inputs += before.inputs if before is not None else ()
+    producers = [x.producer() for x in inputs if x is not None]
+    fused = node.op_type != "ReduceMean"  # which has no integer kernel on the CPU
+    return fused and any(made is not None and made.op_type == "DequantizeLinear" for made in producers)
+
+
+def _read_only_by(y: ir.Value, op_type: str) -> bool:
+    """Whether ``y`` has one reader, of that type."""
+    return not y.is_graph_output() and [reader.op_type for reader, _ in y.uses()] == [op_type]
 
 
 def describe(node: ir.Node, version: int | None = None) -> str:

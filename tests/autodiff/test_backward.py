@@ -123,6 +123,18 @@ def test_a_seed_of_another_type_or_rank_is_refused(type_, shape):
         gradients(model, of=values["y"], wrt=[values["x"]], seed=values["u"])
 
 
+@pytest.mark.parametrize("key", ["Tanh(x)", "Identity(x)"])
+def test_an_operator_by_its_body_takes_inputs_that_depend_on_each_other_as_given(key):
+    text = f"k = {key} y = Attention<q_num_heads=1, kv_num_heads=1>(x, k, x)"
+    model, values = _model(text, "float[1,4,6] x", opset=23)
+    x = np.random.default_rng(0).standard_normal((1, 4, 6)).astype(np.float32)
+    (found,) = _run(model, gradients(model, of=values["y"], wrt=[values["x"]]), x=x)
+    q = torch.tensor(x, requires_grad=True)
+    y = functional.scaled_dot_product_attention(q, q.tanh() if "Tanh" in key else q, q)
+    (expected,) = torch.autograd.grad(y.sum(), q)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 # Broadcast axes
 
 

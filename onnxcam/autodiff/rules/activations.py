@@ -6,7 +6,7 @@ break the fusion of Conv and activation.
 
 from __future__ import annotations
 
-__all__: list[str] = []
+__all__ = ["gelu_adjoint"]
 
 import functools
 import math
@@ -193,21 +193,23 @@ def hard_swish(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 @rule("Gelu", versions=(20,))
 def gelu(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    approximate = at.attribute("approximate", "none") == "tanh"
+    return (lambda: gelu_adjoint(at, dy, at.input(0), approximate=approximate),)
+
+
+def gelu_adjoint(at: Site, dy: ir.Value, x: ir.Value, *, approximate: bool) -> ir.Value:
     """y = x Φ(x), y' = Φ + x Φ'."""
-    (x,) = at.x
     op = at.op
-
-    def exact() -> ir.Value:  # Φ = (1 + erf(x/√2)) / 2, Φ' = exp(-x²/2) / √(2π)
-        t = op.Mul(x, math.sqrt(0.5))
-        cumulative = op.Mul(op.Add(op.Erf(t), 1.0), 0.5)
-        density = op.Mul(op.Exp(op.Neg(op.Mul(t, t))), 1 / math.sqrt(2 * math.pi))
-        return op.Mul(dy, op.Add(cumulative, op.Mul(x, density)))  # type: ignore[no-any-return]
-
-    def approximate() -> ir.Value:  # Φ = (1 + tanh(k x (1 + c x²))) / 2 = sigmoid(2 k x (1 + c x²))
+    slope: ir.Value
+    if approximate:  # Φ = (1 + tanh(k x (1 + c x²))) / 2 = sigmoid(2 k x (1 + c x²))
         k, c = math.sqrt(2 / math.pi), 0.044715
         square = op.Mul(x, x)
         gate = op.Sigmoid(op.Mul(x, op.Add(op.Mul(square, 2 * k * c), 2 * k)))
         inner = op.Mul(x, op.Add(op.Mul(square, 6 * k * c), 2 * k))
-        return op.Mul(dy, op.Mul(gate, op.Add(op.Mul(inner, op.Sub(1.0, gate)), 1.0)))  # type: ignore[no-any-return]
-
-    return (approximate if at.attribute("approximate", "none") == "tanh" else exact,)
+        slope = op.Mul(gate, op.Add(op.Mul(inner, op.Sub(1.0, gate)), 1.0))
+    else:  # Φ = (1 + erf(x/√2)) / 2, Φ' = exp(-x²/2) / √(2π)
+        t = op.Mul(x, math.sqrt(0.5))
+        cumulative = op.Mul(op.Add(op.Erf(t), 1.0), 0.5)
+        density = op.Mul(op.Exp(op.Neg(op.Mul(t, t))), 1 / math.sqrt(2 * math.pi))
+        slope = op.Add(cumulative, op.Mul(x, density))
+    return op.Mul(dy, slope)  # type: ignore[no-any-return]

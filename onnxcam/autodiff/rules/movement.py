@@ -54,9 +54,9 @@ def number(at: Site, value: float, like: ir.Value) -> ir.Value | float:
     return typed
 
 
-def zeros(at: Site, like: ir.Value) -> ir.Value:
-    """Zeros of the type and shape of ``like``."""
-    made: ir.Value = at.op.Expand(number(at, 0.0, like), at.shape(like))
+def zeros(at: Site, like: ir.Value, typed: ir.Value | None = None) -> ir.Value:
+    """Zeros of the shape of ``like`` and its type, or that of ``typed``."""
+    made: ir.Value = at.op.Expand(number(at, 0.0, typed or like), at.shape(like))
     return made
 
 
@@ -80,11 +80,11 @@ def scatter_add(at: Site, dy: ir.Value, source: ir.Value, x: ir.Value) -> ir.Val
 
     In half precision the sums are made in float32: ONNX Runtime's CPU kernel has no half-precision addition.
     """
-    half = x.dtype in HALF
+    half = dy.dtype in HALF
     updates = at.op.Reshape(dy, [-1])
     if half:
         updates = at.op.Cast(updates, to=ir.DataType.FLOAT)
-    zero = 0.0 if half else number(at, 0.0, x)
+    zero = 0.0 if half else number(at, 0.0, dy)
     shape = static_shape(x)
     flat = at.op.Expand(zero, at.op.Reshape(at.op.Size(x), [1]) if shape is None else [math.prod(shape)])
     dx = at.op.ScatterElements(flat, at.op.Reshape(source, [-1]), updates, axis=0, reduction="add")
@@ -232,7 +232,7 @@ def split(at: Site, *dys: ir.Value | None) -> Sequence[Adjoint]:
         known = [size for size in sizes if size is not None]
         if not others and len(known) == len(sizes):
             return fit(at, only, {axis: (sum(known[:first]), sum(known[first + 1 :]))}, at.rank(at.input(0)))
-        parts = [zeros(at, y) if dy is None else dy for dy, y in zip(dys, at.y, strict=True)]
+        parts = [zeros(at, y, only) if dy is None else dy for dy, y in zip(dys, at.y, strict=True)]
         joined: ir.Value = at.op.Concat(*parts, axis=axis)
         return joined
 

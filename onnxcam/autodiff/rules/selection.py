@@ -25,7 +25,9 @@ def identity(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 @rule("Cast", versions=(13, 19, 21, 23, 24, 25, 28))
 def cast(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    return (lambda: as_type_of(at, dy, at.input(0)),)
+    x = at.input(0)
+    integer = x.dtype is not None and not x.dtype.is_floating_point()  # the adjoint of a quantised value stays as it is
+    return (lambda: dy if integer else as_type_of(at, dy, x),)
 
 
 @rule("CastLike", versions=(15, 19, 21, 23, 24, 25), inputs=(0, 1))
