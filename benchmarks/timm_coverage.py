@@ -35,6 +35,7 @@ from torch import nn
 import onnxcam
 from models import lively, timm
 from onnxcam.contract import ACTIVATIONS, GRADIENTS
+from onnxcam.exporter.attachment import feature_maps
 from onnxcam.exporter.comparison import relative_error
 
 AT_LAYER, AT_INPUT = 1e-4, 1e-3
@@ -90,6 +91,11 @@ def export(name: str, path: Path) -> str:
             reason = f"{type(cause).__name__}: {' '.join(str(cause).split())[:160]}"
             continue
         program.save(str(path))
+        try:
+            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no class
+            reason = f"ONNX Runtime does not load what torch wrote: {' '.join(str(error).split())[:160]}"
+            continue
         return batch
     raise SystemExit(f"torch cannot export: {reason}")
 
@@ -103,11 +109,18 @@ def compare(name: str, plain: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         report = onnxcam.attach(plain, Path(folder) / "layer.cam.onnx")
-        layer = report.info.layers[0]
-        row |= {"seconds": round(time.perf_counter() - start, 1), "layer": layer.name, "layout": layer.layout_text}
-        row |= {"shape": list(layer.shape), "outputs": report.errors.get("outputs")}
-        got = run(report.path, picture)
-        module = row["module"] = same_output(model, picture, got[ACTIVATIONS], layer.module)
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        got, layer = run(report.path, picture), report.info.layers[0]
+        module = same_output(model, picture, got[ACTIVATIONS], layer.module)
+        for candidate in reversed(feature_maps(plain)[0]):
+            if module is not None:
+                break
+            if candidate.cut and candidate.module is not None:  # the default is no module's output: take one before it
+                report = onnxcam.attach(plain, Path(folder) / "layer.cam.onnx", layer=candidate.name)
+                got, layer = run(report.path, picture), report.info.layers[0]
+                module = same_output(model, picture, got[ACTIVATIONS], layer.module)
+        row |= {"layer": layer.name, "layout": layer.layout_text, "shape": list(layer.shape), "module": module}
+        row["outputs"] = report.errors.get("outputs")
         classes = got["explained_class"].tolist()
         if module is not None:
             expected, exact = (gradient(model, picture, module, classes, double=double) for double in (False, True))
@@ -220,8 +233,8 @@ def document(results: dict[str, dict[str, Any]], path: Path) -> None:
         f"The smallest model of every family of timm {timm.__version__}, with random weights, exported by torch "
         f"{torch.__version__.partition('+')[0]} to plain ONNX and attached by `onnxcam attach`, which finds the layer "
         "by itself. Errors of the gradient are max\\|got - expected\\| / max\\|expected\\| against torch's autograd in "
-        "float32, over two pictures; *own* is how far torch's float32 is from its float64. A network of ReLUs has millions "
-        f"of kinks, and a rounding on the wrong side of one of them is an error of about 1e-2 at the input in any "
+        "float32, over two pictures; *own* is how far torch's float32 is from its float64. A network of ReLUs has "
+        f"millions of kinks, and a rounding on the wrong side of one of them is an error of about 1e-2 at the input in any "
         f"runtime: up to {PICTURES} pairs of pictures were tried until there was none. Written by "
         "`benchmarks/timm_coverage.py --document`.",
         "",
