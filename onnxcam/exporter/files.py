@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnxcam.errors import ModelSourceError, OutputError
+from onnxcam.exporter.wire import read_without_weights, write_with_weights
 
 _LARGEST_FILE: Final = 2**31 - 2**26
 """Bytes of weights above which they go into a file of their own: protobuf ends at 2 GiB, and the graph needs room."""
@@ -32,18 +34,20 @@ def read_model(path: Path) -> ir.Model:
     if not path.is_file():
         raise ModelSourceError(f"'{path}' is not a file: name an .onnx file")
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False) if path.is_symlink() else read_without_weights(path)
+        model = ir.from_proto(proto)
     except DecodeError:
         raise ModelSourceError(
             f"'{path}' is not an ONNX file, or it is cut short: download or export it again"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, ir.serde.SerdeError) as error:
         raise ModelSourceError(f"'{path}' cannot be read as an ONNX model: {_reason(error)}") from None
+    ir.external_data.set_base_dir(model.graph, path.parent.resolve())
     if not model.graph.outputs or not model.opset_imports:
         raise ModelSourceError(
             f"'{path}' is not an ONNX file, or an empty one: it has no outputs or names no operator set"
         )
-    problems = [*_external_problems(model, path), *_graph_problems(model)]
+    problems = [*_external_problems(model, path), *_weight_problems(model), *_graph_problems(model)]
     if problems:
         raise ModelSourceError(f"'{path}' is damaged: {'; '.join(problems)}")
     return model
@@ -57,7 +61,11 @@ def write_model(model: ir.Model, path: Path) -> None:
     data = f"{path.name}.data" if _weight_bytes(model) > _LARGEST_FILE else None
     with _folder_beside(path) as folder:
         try:
-            ir.save(model, folder / path.name, external_data=data)
+            if data is None:
+                with (folder / path.name).open("wb") as file:
+                    write_with_weights(model, file)
+            else:
+                ir.save(model, folder / path.name, external_data=data)
             for name in filter(None, (data, path.name)):  # the graph last: it must not name data that is not there
                 os.chmod(folder / name, 0o666 & ~_umask())
                 os.replace(folder / name, path.parent / name)
@@ -113,6 +121,29 @@ def _external_problems(model: ir.Model, path: Path) -> list[str]:
                 f"its weights in '{location}' are cut short: {file.stat().st_size} of {end} bytes are there"
             )
     return problems
+
+
+def _weight_problems(model: ir.Model) -> list[str]:
+    """Weights whose bytes do not fill their shape."""
+    problems = []
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                whole = tensor.length in (None, tensor.nbytes)
+            else:
+                whole = _is_whole(tensor)
+            if not whole:
+                shape = [] if tensor is None else list(tensor.shape)
+                problems.append(f"the weight '{value.name}' {shape} does not have the bytes of its shape")
+    return problems
+
+
+def _is_whole(tensor: ir.TensorProtocol | None) -> bool:
+    try:
+        return tensor is not None and tensor.numpy().size == tensor.size
+    except (ValueError, TypeError):
+        return False
 
 
 def _graph_problems(model: ir.Model) -> list[str]:

@@ -51,15 +51,26 @@ def prepare(model: ir.Model, source: str) -> None:
 
 def cpu_session(model: ir.Model) -> ort.InferenceSession:
     """``model`` in ONNX Runtime on the CPU, with threads that do not spin: others work in this process."""
-    return start_session(ir.to_proto(model).SerializeToString())
+    return start_session(ir.to_proto(model).SerializeToString(), folder=_weights_folder(model))
 
 
-def start_session(model: bytes | str) -> ort.InferenceSession:
-    """The same of a serialised model or a file."""
+def start_session(model: bytes | str, *, folder: str | None = None) -> ort.InferenceSession:
+    """The same of a serialised model, whose external data are in ``folder``, or of a file."""
     options = ort.SessionOptions()
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # a few runs: what is free goes back at once
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED  # no weights in other layouts
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _weights_folder(model: ir.Model) -> str | None:
+    """Where the external data of ``model`` are."""
+    tensors = (value.const_value for graph in model.graphs() for value in graph.initializers.values())
+    return next((str(tensor.base_dir) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)), None)
 
 
 def _bring_up(model: ir.Model, source: str) -> None:
@@ -99,7 +110,7 @@ def _complete_ranks(model: ir.Model) -> None:
     outputs = {y.name for y in graph.outputs}
     proto.graph.output.extend(onnx.ValueInfoProto(name=y.name) for y in unknown if y.name not in outputs)
     try:
-        session = start_session(proto.SerializeToString())
+        session = start_session(proto.SerializeToString(), folder=_weights_folder(model))
         feed = sample_feed(graph.inputs, image=picture_input(graph.inputs))
         found = session.run([y.name for y in unknown], feed)
     except RUNTIME_ERRORS:
