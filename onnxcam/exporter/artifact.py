@@ -39,7 +39,8 @@ from onnxcam.contract import (
 )
 from onnxcam.errors import ExportError, LayerError
 from onnxcam.exporter.layers import Target
-from onnxcam.exporter.layout import canonical
+from onnxcam.exporter.layout import canonical, shape_text
+from onnxcam.exporter.preparation import infer_shapes
 from onnxcam.exporter.score import Seed, explained_class, find_class_score, find_head, seed
 from onnxcam.methods import Method, Site, find_method
 
@@ -70,11 +71,11 @@ def add_explanation(
     Raises `LayerError`, `MethodError`, `UnsupportedOperatorError` and `ExportError`, each naming what it refuses.
     """
     graph = model.graph
-    _refuse_taken_names(graph)
     chosen = [find_method(name) for name in options.methods]
-    passes.ShapeInferencePass()(model)
+    infer_shapes(model)
     for target in targets:
         _refuse_flat(target, chosen)
+    _refuse_taken_names(graph, chosen, len(targets))
     score = find_class_score(output)
     forward = len(graph)
     op = emitter(graph, "explanation")
@@ -190,10 +191,7 @@ def remove_explanation(model: ir.Model) -> ArtifactInfo:
     """Take from an artifact, in place, all that `add_explanation` added; gives the metadata it had."""
     graph = model.graph
     info = ArtifactInfo.from_json(model.metadata_props.pop(METADATA_KEY))
-    names = {EXPLAINED_CLASS}
-    for k in range(len(info.layers)):
-        names |= {layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS)}
-        names |= {cam_output(method, first=m == 0, layer=k) for m, method in enumerate(info.methods)}
+    names = _added_outputs(info.methods, len(info.layers))
     for output in [y for y in graph.outputs if y.name in names]:
         graph.outputs.remove(output)
     passes.RemoveUnusedNodesPass()(model)
@@ -231,13 +229,22 @@ def _add_output(op: OpBuilder, name: str, value: ir.Value) -> None:
     op.builder.graph.outputs.append(output)
 
 
-def _refuse_taken_names(graph: ir.Graph) -> None:
-    reserved = {CAM, ACTIVATIONS, GRADIENTS, EXPLAINED_CLASS}
-    taken = [v.name for v in (*graph.inputs, *graph.outputs) if v.name in reserved]
+def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int) -> None:
+    reserved = {CAM, CLASS_INDEX, *_added_outputs([method.name for method in methods], layers)}
+    taken = [f"'{v.name}'" for v in (*graph.inputs, *graph.outputs) if v.name in reserved]
     if taken:
         raise ExportError(
-            f"the model has an input or output called '{taken[0]}', a name that the artifact needs: rename it"
+            f"the model has inputs or outputs called {', '.join(taken)}, which the artifact needs as names: rename them"
         )
+
+
+def _added_outputs(methods: Sequence[str], layers: int) -> set[str]:
+    """The names of all outputs that an explanation adds."""
+    names = {EXPLAINED_CLASS}
+    for k in range(layers):
+        names |= {layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS)}
+        names |= {cam_output(method, first=m == 0, layer=k) for m, method in enumerate(methods)}
+    return names
 
 
 def _refuse_flat(target: Target, methods: Sequence[Method]) -> None:
@@ -250,7 +257,7 @@ def _refuse_flat(target: Target, methods: Sequence[Method]) -> None:
     places = list(shape[1:3] if target.layout.kind == "NHWC" else shape[2:] if target.layout.kind == "NCHW" else ())
     if len(shape) != ranks[target.layout.kind] or places == [1, 1]:
         raise LayerError(
-            f"layer '{target.name}' gives {list(shape)}, which has no spatial extent as {target.layout}: "
+            f"layer '{target.name}' gives {shape_text(shape)}, which has no spatial extent as {target.layout}: "
             "choose another, that 'onnxcam layers' lists, or name its layout with --layout"
         )
 

@@ -86,6 +86,8 @@ def attach(
     )
     feed = sample_feed(model.graph.inputs, image=image, preprocess=options.preprocess)
     maps = FeatureMaps(model, output=scores, image=image)
+    if layer is None and layout is not None:
+        raise LayerError("a layout belongs to a layer that is named: give --layer as well, or leave --layout out")
     if layer is None:
         targets = [maps.default(feed)]
     else:
@@ -178,7 +180,7 @@ def _old_explanation(model: ir.Model, source: Path, *, renew: bool) -> ArtifactI
 
 def _checked_path(source: Path, path: str | Path | None, *, renew: bool) -> Path:
     """Where the artifact goes: never over a plain source."""
-    found = Path(path) if path is not None else default_path(source)
+    found = Path(path) if path is not None else source if renew else default_path(source)
     if found.is_dir():
         raise ExportError(f"'{found}' is a folder: give the file's name with -o NAME.cam.onnx")
     if not found.parent.is_dir():
@@ -197,9 +199,7 @@ def _check(
         names = [*own, *(layer_output(GRADIENTS, k) for k in range(len(targets)))]
         got = dict(zip(names, session.run(names, dict(feed)), strict=True))
     except RUNTIME_ERRORS as error:
-        raise ExportError(
-            f"ONNX Runtime cannot run '{source}' explained: {str(error).strip().splitlines()[0]}"
-        ) from None
+        raise ExportError(_why_not(error, source, own, feed)) from None
     del session
     for k, target in enumerate(targets):
         gradient = got[layer_output(GRADIENTS, k)]
@@ -222,6 +222,16 @@ def _check(
             "through), so nothing was written: please report the model"
         )
     return errors
+
+
+def _why_not(error: Exception, source: Path, own: Sequence[str], feed: Mapping[str, np.ndarray]) -> str:
+    """Why the explained model does not run: often because the plain one does not."""
+    reason = f"{str(error).strip().splitlines()[0]}"
+    try:
+        start_session(str(source)).run(list(own), dict(feed))
+    except RUNTIME_ERRORS as plain:
+        return f"ONNX Runtime cannot run '{source}' here, explained or not: {str(plain).strip().splitlines()[0]}"
+    return f"ONNX Runtime runs '{source}', but not explained: {reason}; please report the model"
 
 
 def _is_coarse(model: ir.Model) -> bool:

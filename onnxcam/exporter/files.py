@@ -17,6 +17,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from onnxcam.errors import ModelSourceError, OutputError
+from onnxcam.exporter.logs import without_logs
 from onnxcam.exporter.wire import read_without_weights, write_with_weights
 
 _LARGEST_FILE: Final = 2**31 - 2**26
@@ -35,7 +36,8 @@ def read_model(path: Path) -> ir.Model:
         raise ModelSourceError(f"'{path}' is not a file: name an .onnx file")
     try:
         proto = onnx.load(path, load_external_data=False) if path.is_symlink() else read_without_weights(path)
-        model = ir.from_proto(proto)
+        with without_logs():  # what is wrong is said below
+            model = ir.from_proto(proto)
     except DecodeError:
         raise ModelSourceError(
             f"'{path}' is not an ONNX file, or it is cut short: download or export it again"
@@ -149,14 +151,7 @@ def _is_whole(tensor: ir.TensorProtocol | None) -> bool:
 def _graph_problems(model: ir.Model) -> list[str]:
     """Values that nothing gives, and cycles."""
     graph = model.graph
-    given = {*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)}
-    dangling = [
-        f"{node.op_type} '{node.name or node.outputs[0].name}' reads '{x.name}', which nothing gives"
-        for node in graph
-        for x in node.inputs
-        if x is not None and x not in given
-    ]
-    dangling += [f"the output '{y.name}' is given by nothing" for y in graph.outputs if y not in given]
+    dangling = _dangling(graph, set())
     if dangling:
         more = f"; and {len(dangling) - 5} more" if len(dangling) > 5 else ""
         return ["; ".join(dangling[:5]) + more]
@@ -165,6 +160,22 @@ def _graph_problems(model: ir.Model) -> list[str]:
     except ValueError:
         return ["its nodes form a cycle"]
     return []
+
+
+def _dangling(graph: ir.Graph, outer: set[ir.Value]) -> list[str]:
+    """What ``graph`` and its branches read or give that is neither theirs nor among the ``outer`` values."""
+    given = {*outer, *graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)}
+    found = []
+    for node in graph:
+        found += [
+            f"{node.op_type} '{node.name or node.outputs[0].name}' reads '{x.name}', which nothing gives"
+            for x in node.inputs
+            if x is not None and x not in given
+        ]
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                found += _dangling(attribute.as_graph(), given)
+    return found + [f"the output '{y.name}' is given by nothing" for y in graph.outputs if y not in given]
 
 
 def _reason(error: Exception) -> str:

@@ -8,12 +8,12 @@ label, and elementwise neighbours give it back.
 
 from __future__ import annotations
 
-__all__ = ["NCHW", "Layout", "canonical", "find_layouts", "parse_layout"]
+__all__ = ["NCHW", "Layout", "canonical", "find_layouts", "parse_layout", "shape_text"]
 
 import itertools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -56,7 +56,7 @@ def parse_layout(text: str, value: ir.Value, known: Layout | None) -> Layout:
     extra = int(match[1] or 0)
     tokens = shape[1] if len(shape) == 3 else None
     if not isinstance(tokens, int):
-        raise LayerError(f"'{value.name}' gives {_text(shape)}, and tokens are [N, T, C] with a known number T")
+        raise LayerError(f"'{value.name}' gives {shape_text(shape)}, and tokens are [N, T, C] with a known number T")
     if known is not None and known.grid is not None and math.prod(known.grid) == tokens - extra:
         return Layout("tokens", extra, known.grid)
     side = math.isqrt(max(tokens - extra, 0))
@@ -360,5 +360,8 @@ _FOLLOW: Final[dict[str, Follow]] = {
 }
 
 
-def _text(shape: Sequence[object]) -> str:
-    return "[" + ", ".join(str(dim) for dim in shape) + "]"
+def shape_text(shape: Iterable[int | ir.SymbolicDim] | None) -> str:
+    """A shape as errors show it, such as [N, 3, ?, ?]."""
+    if shape is None:
+        return "unknown"
+    return "[" + ", ".join(str(dim if isinstance(dim, int) else dim.value or "?") for dim in shape) + "]"

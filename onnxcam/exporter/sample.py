@@ -33,10 +33,17 @@ def picture_input(inputs: Sequence[ir.Value], name: str | None = None) -> ir.Val
 
 
 def sample_feed(
-    inputs: Sequence[ir.Value], *, image: ir.Value, preprocess: Preprocess | None = None, seed: int = 0
+    inputs: Sequence[ir.Value],
+    *,
+    image: ir.Value,
+    preprocess: Preprocess | None = None,
+    batch: int = 1,
+    side: int = _SIDE,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Standard normal values for every input without a default, one picture where the batch is open.
+    """Standard normal values for every input without a default; ``batch`` of them where the graph leaves that open.
 
+    side: height and width where the graph leaves them open and ``preprocess`` is None.
     Whole numbers are drawn from 0–255 for the picture and are zero elsewhere.
     """
     rng = np.random.default_rng(seed)
@@ -48,8 +55,9 @@ def sample_feed(
             raise ExportError(f"the shape of input '{x.name}' is unknown: it cannot be run here")
         last = len(x.shape) == 4 and isinstance(x.shape[3], int) and x.shape[3] <= 4
         places = (1, 2) if last else (2, 3)
-        height, width = (preprocess.height, preprocess.width) if preprocess else (_SIDE, _SIDE)
-        sizes = dict(zip((0, *places), (1, height, width), strict=True)) if x is image else {}
+        height, width = (preprocess.height, preprocess.width) if preprocess else (side, side)
+        sizes = dict(zip(places, (height, width), strict=True)) if x is image else {}
+        sizes[0] = batch
         shape = [dim if isinstance(dim, int) else sizes.get(axis, 1) for axis, dim in enumerate(x.shape)]
         dtype = x.dtype.numpy()
         if np.issubdtype(dtype, np.integer):

@@ -12,7 +12,7 @@ from onnxscript import OpBuilder
 from onnxcam.contract import CLASS_INDEX, DEFAULT_CLASS_INDEX, Activation
 from onnxcam.errors import ExportError, MethodError
 from onnxcam.exporter.layers import Target, behind_identity
-from onnxcam.exporter.layout import Layout
+from onnxcam.exporter.layout import Layout, shape_text
 from onnxcam.methods import Head
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
@@ -43,7 +43,10 @@ class Seed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Linear:
-    """A last linear layer ``x · W (+ b)``: the classes lie along ``class_axis`` of ``weight``."""
+    """A last linear layer ``x · W (+ b)``: the classes lie along ``class_axis`` of ``weight``.
+
+    It may be a 1×1 convolution on one place; the other axes of ``weight`` are then those of ``x`` without the batch.
+    """
 
     x: ir.Value
     weight: ir.Value
@@ -59,7 +62,7 @@ def find_class_score(output: ir.Value) -> ClassScore:
     shape = output.shape
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int) or any(dim != 1 for dim in shape[2:]):
         raise ExportError(
-            f"the output '{output.name}' has the shape {_text(shape)}, and a classifier's is [N, classes]: "
+            f"the output '{output.name}' has the shape {shape_text(shape)}, and a classifier's is [N, classes]: "
             "choose another output, or export a model that returns one row of class scores per image"
         )
     producer = _skip(output).producer()
@@ -119,7 +122,7 @@ def seed(op: OpBuilder, score: ClassScore, explained: ir.Value) -> Seed:
 
     With y = x Wᵀ + b, dy^c/dx is row c of W: a lookup, where a one-hot product would read all of W.
     """
-    linear = _last_linear(score.value)
+    linear = _last_linear(score)
     if linear is None:
         return Seed(value=score.value, adjoint=one_hot(op, score, explained))
     row = _class_rows(op, linear, explained)
@@ -132,7 +135,7 @@ def find_head(op: OpBuilder, score: ClassScore, explained: ir.Value, target: Tar
 
     Raises `MethodError` where something else lies between them.
     """
-    linear = _last_linear(score.value)
+    linear = _last_linear(score)
     pooled = _skip(linear.x if linear else score.value)
     pool = pooled.producer()
     if (
@@ -146,26 +149,33 @@ def find_head(op: OpBuilder, score: ClassScore, explained: ir.Value, target: Tar
             "'cam' needs global average pooling and at most one linear layer behind the feature map, and this model "
             f"has {between} there: take 'gradcam', which equals CAM where CAM exists"
         )
-    return Head(weights=_class_rows(op, linear, explained) if linear else None)
+    return Head(weights=op.Flatten(_class_rows(op, linear, explained)) if linear else None)
 
 
-def _last_linear(score: ir.Value) -> _Linear | None:
+def _last_linear(score: ClassScore) -> _Linear | None:
     """The linear layer that gives the scores, if its weights do not depend on the picture."""
-    node = score.producer()
+    value = _skip(score.value)
+    if value.shape is None or list(value.shape[1:]) != [score.classes, *[1] * (len(value.shape) - 2)]:
+        return None
+    node = value.producer()
     if node is not None and node.op_type == "Add" and not node.domain:
-        terms = [x for x in node.inputs if x is not None and x.const_value is None]
+        terms = [x for x in node.inputs if x is not None and not _is_constant(x)]
         node = terms[0].producer() if len(terms) == 1 else None
         if node is None or node.op_type != "MatMul":
             return None
-    if node is None or node.domain or node.op_type not in {"Gemm", "MatMul"}:
+    if node is None or node.domain or node.op_type not in {"Gemm", "MatMul", "Conv"}:
         return None
-    x, weight = node.inputs[:2]
-    if x is None or weight is None or weight.const_value is None or weight.is_graph_input():
+    x, weight, *bias = node.inputs
+    if x is None or weight is None or x.shape is None or weight.shape is None:
         return None
-    if x.shape is None or len(x.shape) != 2 or weight.shape is None or len(weight.shape) != 2:
+    if not all(_is_constant(v) for v in (weight, *bias) if v is not None):
         return None
     attributes = node.attributes
-    if attributes.get_int("transA", 0) or (len(node.inputs) > 2 and _depends(node.inputs[2])):
+    if node.op_type == "Conv":
+        if len(x.shape) != 4 or list(weight.shape[1:]) != list(x.shape[1:]) or list(x.shape[2:]) != [1, 1]:
+            return None  # several places, groups, or a larger kernel
+        return _Linear(x=x, weight=weight, class_axis=0, alpha=1.0)
+    if len(x.shape) != 2 or len(weight.shape) != 2 or attributes.get_int("transA", False):
         return None
     return _Linear(
         x=x,
@@ -195,8 +205,12 @@ def one_hot(op: OpBuilder, score: ClassScore, explained: ir.Value) -> ir.Value:
     return values
 
 
-def _depends(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is None
+def _is_constant(value: ir.Value) -> bool:
+    """Whether ``value`` is a weight, or made of weights alone (one that is stored in half precision, say)."""
+    node = value.producer()
+    if node is None:
+        return value.is_initializer() and not value.is_graph_input()
+    return bool(node.inputs) and all(x is None or _is_constant(x) for x in node.inputs)
 
 
 def _skip(value: ir.Value) -> ir.Value:
@@ -224,7 +238,3 @@ def _pools(node: ir.Node, layout: Layout) -> bool:
 
 _PLACES = {"NCHW": [2, 3], "NHWC": [1, 2], "tokens": [1]}
 """The axes of the places in each layout."""
-
-
-def _text(shape: ir.Shape | None) -> str:
-    return "unknown" if shape is None else "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"

@@ -16,19 +16,95 @@ _WIDE: Final = ir.DataType.FLOAT
 def smooth(model: ir.Model) -> None:
     """Widen half precision to float32, in place, and let quantised values keep their fractions.
 
-    QuantizeLinear only clips then, and what it gives stays a floating-point number of steps.
+    QuantizeLinear only clips then, and what it gives stays a floating-point number of steps until DequantizeLinear;
+    that of weights, which are whole numbers, stays as it is. So do both where they work in blocks or on float8.
     """
     _widen(model.graph)
+    _without_steps(model.graph)
+
+
+def _without_steps(graph: ir.Graph) -> None:
+    """Let values between QuantizeLinear and DequantizeLinear keep their fractions."""
+    stepless: set[ir.Value] = set()
+    for node in list(graph):
+        blocks = node.attributes.get_int("block_size", 0)
+        if node.op_type == "QuantizeLinear" and not blocks and (limits := _limits(node)) is not None:
+            x, scale, zero = _operands(graph, node)
+            steps = _before(graph, node, "Div", [x, scale])
+            steps = steps if zero is None else _before(graph, node, "Add", [steps, zero])
+            name = node.outputs[0].name
+            low, high = (_constant(graph, f"{name}.{end}", limits[end]) for end in ("low", "high"))
+            y = _before(graph, node, "Clip", [steps, low, high])
+            stepless.add(y)
+        elif node.op_type == "DequantizeLinear" and not blocks and node.inputs[0] in stepless:
+            x, scale, zero = _operands(graph, node)
+            y = _before(graph, node, "Mul", [x if zero is None else _before(graph, node, "Sub", [x, zero]), scale])
+        else:
+            if any(x in stepless for x in node.inputs):  # Reshape, MaxPool and the like between the two
+                moved = [y for y in node.outputs if y.dtype in _WHOLE]
+                stepless.update(moved)
+                for y in moved:
+                    y.type = ir.TensorType(_WIDE)
+            continue
+        y.shape, y.type = node.outputs[0].shape, ir.TensorType(_WIDE)
+        ir.convenience.replace_all_uses_with(node.outputs[0], y, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+
+
+_WHOLE: Final = frozenset(
+    {ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16}
+)
+
+
+def _limits(node: ir.Node) -> dict[str, np.ndarray] | None:
+    """The smallest and largest whole number that QuantizeLinear ``node`` gives; None where it gives none."""
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    dtype = zero.dtype if zero is not None else ir.DataType(node.attributes.get_int("output_dtype", 0) or 2)
+    if dtype not in _WHOLE:
+        return None
+    bits = dtype.bitwidth
+    low = -(2.0 ** (bits - 1)) if dtype.is_signed() else 0.0
+    return {"low": np.array(low, np.float32), "high": np.array(low + 2.0**bits - 1, np.float32)}
+
+
+def _operands(graph: ir.Graph, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+    """x, scale and zero point in float32; the latter two so that they fit the axis they belong to."""
+    x, scale, zero = (*node.inputs, None)[:3]
+    assert x is not None
+    assert scale is not None
+    if zero is not None:
+        zero = _before(graph, node, "Cast", [zero], to=int(_WIDE))
+    rank = None if x.shape is None else len(x.shape)
+    if scale.shape is not None and len(scale.shape) == 1 and scale.shape[0] != 1 and rank is not None:
+        behind = rank - 1 - node.attributes.get_int("axis", 1) % rank
+        axis = _constant(graph, f"{node.outputs[0].name}.axis", np.array([-1, *[1] * behind], np.int64))
+        scale = _before(graph, node, "Reshape", [scale, axis])
+        zero = None if zero is None else _before(graph, node, "Reshape", [zero, axis])
+    return x, scale, zero
+
+
+def _before(graph: ir.Graph, node: ir.Node, op_type: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+    """The output of a new node in front of ``node``."""
+    new = ir.node(op_type, inputs, attributes)
+    graph.insert_before(node, new)
+    return new.outputs[0]
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
+    graph.register_initializer(value)
+    return value
 
 
 def _widen(graph: ir.Graph) -> None:
     for value in graph.initializers.values():
-        if value.dtype in _HALF and value.const_value is not None:
+        if value.const_value is not None and value.const_value.dtype in _HALF:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
-            value.dtype = _WIDE
+            value.type = ir.TensorType(_WIDE)
     for value in (*graph.inputs, *(y for node in graph.all_nodes() for y in node.outputs)):
         if value.dtype in _HALF:
-            value.dtype = _WIDE
+            value.type = ir.TensorType(_WIDE)  # a new one: other graphs may share the old
     for node in graph.all_nodes():
         for name, attribute in list(node.attributes.items()):
             if attribute.type == ir.AttributeType.INT and name in ("to", "dtype") and attribute.value in _HALF:

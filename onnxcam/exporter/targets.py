@@ -14,7 +14,7 @@ from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.errors import ExportError, LayerError, nearest_names
 from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
-from onnxcam.exporter.layout import Layout, find_layouts, parse_layout
+from onnxcam.exporter.layout import Layout, find_layouts, parse_layout, shape_text
 from onnxcam.exporter.preparation import cpu_session
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.score import find_class_score
@@ -98,7 +98,7 @@ class FeatureMaps:
                 f"layer '{name}' is not on the way from the picture to the score: "
                 "choose one that 'onnxcam layers' lists"
             )
-        shape = "an unknown shape" if value.shape is None else f"{value.dtype} {list(value.shape)}"
+        shape = "an unknown shape" if value.shape is None else shape_text(value.shape)
         raise LayerError(
             f"layer '{name}' gives {shape}, in which no height and width are to be seen: choose one that "
             "'onnxcam layers' lists, or say with --layout where they are"

@@ -134,7 +134,7 @@ def verify(
         got = dict(zip(outputs, cpu_session(artifact).run(list(outputs), feed), strict=True))
     except RUNTIME_ERRORS as error:
         raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
-    explained = int(got[EXPLAINED_CLASS][0])
+    explained = got[EXPLAINED_CLASS]
     score = find_class_score(outputs[info.score.output]).value
     comparisons: list[Comparison] = []
     for k, target in enumerate(info.layers):
@@ -148,7 +148,7 @@ def verify(
     return VerificationReport(
         path=path,
         sample=f"a random picture (seed {seed})",
-        explained_class=explained,
+        explained_class=int(explained[0]),
         comparisons=tuple(comparisons),
         culprit=None if wrong is None else _culprit(artifact, info, wrong, feed, explained),
         against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed),
@@ -175,7 +175,7 @@ class _Head:
     """The part of a graph behind a value, run on its own."""
 
     def __init__(
-        self, model: ir.Model, value: ir.Value, score: ir.Value, feed: Mapping[str, np.ndarray], explained: int
+        self, model: ir.Model, value: ir.Value, score: ir.Value, feed: Mapping[str, np.ndarray], explained: np.ndarray
     ) -> None:
         inputs = [x for x in model.graph.inputs if not x.is_initializer() and x is not value]
         graph = ir.convenience.extract(model.graph, [*inputs, value], [score])
@@ -191,8 +191,10 @@ class _Head:
         self._explained = explained
 
     def score(self, x: np.ndarray) -> float:
+        """The explained scores of all images, added up: no image depends on another."""
         (scores,) = self._session.run(None, {**self._feed, self._value: x.astype(self._dtype)})
-        return float(scores.reshape(len(scores), -1)[0, self._explained])
+        table = scores.reshape(len(scores), -1).astype(np.float64)
+        return float(table[np.arange(len(table)), self._explained].sum())
 
     def compare(self, layer: str, name: str, x: np.ndarray, gradient: np.ndarray, vector: np.ndarray) -> Comparison:
         """The slope along ``vector``: one central difference for each step, the one that agrees best counts."""
@@ -209,7 +211,9 @@ class _Head:
         return Comparison(layer=layer, direction=name, expected=expected, got=got, error=abs(expected - got) / norm)
 
 
-def _culprit(artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[str, np.ndarray], explained: int) -> str:
+def _culprit(
+    artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[str, np.ndarray], explained: np.ndarray
+) -> str:
     """The operator at which the gradient becomes wrong on its way from the score to ``layer``."""
     model = artifact.clone()
     outputs = {y.name: y for y in model.graph.outputs}
@@ -223,6 +227,8 @@ def _culprit(artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[s
         found = _anew(model, info.score.output, values, feed, explained)
     except AutodiffError as error:
         return str(error)
+    except RUNTIME_ERRORS as error:
+        return f"a graph that does not run: {str(error).strip().splitlines()[0]}"
     for value in reversed(values):
         x, gradient = found[value]
         head = _Head(model, value, score, feed, explained)
@@ -238,7 +244,7 @@ def _culprit(artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[s
 
 
 def _anew(
-    model: ir.Model, output: str, values: Sequence[ir.Value], feed: Mapping[str, np.ndarray], explained: int
+    model: ir.Model, output: str, values: Sequence[ir.Value], feed: Mapping[str, np.ndarray], explained: np.ndarray
 ) -> dict[ir.Value, tuple[np.ndarray, np.ndarray]]:
     """Each of ``values`` and its gradient, calculated once more."""
     copy = model.clone()
@@ -246,7 +252,7 @@ def _anew(
     score = find_class_score(by_name[output])
     op = emitter(copy.graph, "verification")
     inner = [by_name[value.name] for value in values]
-    grads = gradients(copy, of=score.value, wrt=inner, seed=one_hot(op, score, op.Identity([explained])))
+    grads = gradients(copy, of=score.value, wrt=inner, seed=one_hot(op, score, op.Identity(explained.tolist())))
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(op.Identity(y) for y in (*inner, *grads))
     arrays = cpu_session(copy).run(None, dict(feed))
