@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["Candidate", "Target", "behind_identity", "candidates", "find_value", "module_outputs", "on_the_way"]
 
 import ast
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -126,8 +127,9 @@ def find_value(graph: ir.Graph, name: str) -> ir.Value:
     if name in nodes:
         return nodes[name]
     modules = module_outputs(graph)
-    if name in modules:
-        return modules[name]
+    for path in (name, f"model.{name}"):  # artifacts of PyTorch models were once made of a module around the model
+        if path in modules:
+            return modules[path]
     hint = nearest_names(name, [*modules, *values, *nodes]) or "'onnxcam layers' lists those there are"
     raise LayerError(f"the graph has no value, node or module '{name}'; {hint}")
 
@@ -157,9 +159,9 @@ def _modules_of(node: ir.Node) -> list[str]:
     if parts[0] or len(parts) < 3:  # torch's TorchScript exporter writes /layer4/layer4.1/relu/Relu
         return []
     paths: list[str] = []
-    for part in parts[1:-1]:
-        outer = paths[-1] if paths else ""
-        paths.append(part if not outer or part.startswith(f"{outer}.") else f"{outer}.{part}")
+    for before, part in itertools.pairwise(parts[:-1]):  # an entry of a Sequential repeats the name of that
+        name = part.removeprefix(f"{before}.") if before else part
+        paths.append(f"{paths[-1]}.{name}" if paths else name)
     return paths
 
 

@@ -232,9 +232,8 @@ def _forget_traces(graph: ir.Graph) -> None:
         node.metadata_props.clear()
         node.doc_string = None
         if scopes is not None:
-            *paths, name = ast.literal_eval(scopes)
-            inner = [path.removeprefix("model.") for path in paths if path not in ("", "model")]
-            node.metadata_props[_NAME_SCOPES] = repr(["", *inner, name])
+            paths = [path.removeprefix("model.") for path in ast.literal_eval(scopes) if path != "model"]
+            node.metadata_props[_NAME_SCOPES] = repr(paths)  # without the module around the model
     for value in (*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)):
         value.metadata_props.clear()
     graph.metadata_props.clear()
