@@ -65,8 +65,8 @@ def attach(
     from onnxcam.exporter.attachment import default_path, picture_form
     from onnxcam.exporter.sources import ModelSource, completed_preprocess, read_labels
 
-    written = path or default_path(source)
-    if written.exists() and not overwrite and written.resolve() != source.resolve():
+    written = path or (source if replace else default_path(source))
+    if written.is_file() and not overwrite and written.resolve() != source.resolve():
         raise OutputError(f"'{written}' exists: choose another name with -o, or replace it with --overwrite")
     preprocess = None
     if mean or std or resize or crop_ratio:

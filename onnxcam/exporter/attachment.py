@@ -113,7 +113,8 @@ def feature_maps(
 ) -> tuple[list[Candidate], Target]:
     """The feature maps of ``source`` that lie on the way to its scores, and the one taken by default."""
     model = read_model(source)
-    _old_explanation(model, source, renew=True)
+    if METADATA_KEY in model.metadata_props:
+        remove_explanation(model)
     prepare(model, str(source))
     image = picture_input(model.graph.inputs, image_input)
     maps = FeatureMaps(model, output=class_output(model.graph, output), image=image)
@@ -162,12 +163,14 @@ def picture_form(
 
 def default_path(source: Path) -> Path:
     """``NAME.cam.onnx`` beside ``source``."""
-    return source.with_name(f"{source.name.removesuffix('.onnx').removesuffix('.cam')}.cam.onnx")
+    return source.parent / f"{source.name.removesuffix('.onnx').removesuffix('.cam')}.cam.onnx"
 
 
 def _old_explanation(model: ir.Model, source: Path, *, renew: bool) -> ArtifactInfo | None:
     """The metadata of an artifact, its explanation removed; None for a plain model."""
     if METADATA_KEY not in model.metadata_props:
+        if renew:
+            raise ExportError(f"'{source}' is a plain model, with nothing to renew: leave --replace out")
         return None
     if renew:
         return remove_explanation(model)

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_logs() -> Iterator[list[str]]:
-    """Keep the records of onnxscript and onnx-ir from being shown; gives their texts."""
+    """Keep the records of onnxscript and onnx-ir from being shown; gives their texts, or their exceptions'."""
     said: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            error = record.exc_info[1] if record.exc_info else None
+            said.append(" ".join(str(error or record.getMessage()).split()))
 
     keep = Keep()
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]

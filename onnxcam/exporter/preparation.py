@@ -142,7 +142,8 @@ def _bring_up(model: ir.Model, source: str) -> None:
         ConvertVersionPass(OPSET, fallback=True)(model)
     if model.graph.opset_imports.get("") != OPSET:
         raise ModelSourceError(
-            f"'{source}' uses operator set {opset}, and onnx cannot convert it to {OPSET}: {said[-1] if said else ''}"
+            f"'{source}' uses operator set {opset}, and onnx cannot convert it to {OPSET}"
+            + (f": {said[-1][:300]}" if said else "")
         )
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
@@ -172,10 +173,11 @@ def _complete_shapes(model: ir.Model) -> None:
             two = [np.full_like(shape, -1) for shape in one]  # it runs on one picture only
     except RUNTIME_ERRORS:
         return  # what cannot run here may still be differentiated where shapes are known
-    types = {y.name: ir.DataType[_TYPES.get(y.type, y.type[7:-1].upper())] for y in session.get_outputs()}
+    types = {y.name: _TYPES.get(y.type) for y in session.get_outputs()}
     batch = image.shape[0] if image.shape else None
     for y, a, b in zip(unknown, one, two, strict=True):
-        y.dtype = types[y.name]
+        if (dtype := types[y.name]) is not None:
+            y.type = ir.TensorType(dtype)
         known = y.shape if y.shape is not None and len(y.shape) == len(a) else [None] * len(a)
         y.shape = ir.Shape(
             dim if isinstance(dim, int) else n if n == m else batch if (n, m) == (1, 2) else dim
@@ -185,8 +187,8 @@ def _complete_shapes(model: ir.Model) -> None:
 
 _OTHER: Final = 256
 """Height and width of the second pictures, where they are open."""
-_TYPES: Final = {"tensor(float)": "FLOAT"}
-"""Types that ONNX Runtime and ONNX call differently."""
+_TYPES: Final = {f"tensor({dtype.name.lower()})": dtype for dtype in ir.DataType}
+"""ONNX Runtime's names of types."""
 
 
 def _is_open(y: ir.Value, given: Collection[str | None]) -> bool:

@@ -74,6 +74,7 @@ class FeatureMaps:
         self.all = candidates(model.graph, find_class_score(output).value, image)
         self._model = model
         self._output = output
+        self._image = image
         self._known = {candidate.value: candidate for candidate in self.all}
 
     def named(self, name: str, layout: str | None = None) -> Target:
@@ -93,7 +94,10 @@ class FeatureMaps:
             )
         if known is not None:
             return Target(name=name, value=value, layout=known.layout, module=module)
-        if value in find_layouts(self._model.graph):
+        found = find_layouts(self._model.graph).get(value)
+        if found is not None and value is self._image:
+            return Target(name=name, value=value, layout=found)
+        if found is not None:
             raise LayerError(
                 f"layer '{name}' is not on the way from the picture to the score: "
                 "choose one that 'onnxcam layers' lists"
