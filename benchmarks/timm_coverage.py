@@ -234,8 +234,8 @@ def document(results: dict[str, dict[str, Any]], path: Path) -> None:
         f"{torch.__version__.partition('+')[0]} to plain ONNX and attached by `onnxcam attach`, which finds the layer "
         "by itself. Errors of the gradient are max\\|got - expected\\| / max\\|expected\\| against torch's autograd in "
         "float32, over two pictures; *own* is how far torch's float32 is from its float64. A network of ReLUs has "
-        f"millions of kinks, and a rounding on the wrong side of one of them is an error of about 1e-2 at the input in any "
-        f"runtime: up to {PICTURES} pairs of pictures were tried until there was none. Written by "
+        f"millions of kinks, and a rounding on the wrong side of one of them is an error of about 1e-2 at the input in "
+        f"any runtime: up to {PICTURES} pairs of pictures were tried until there was none. Written by "
         "`benchmarks/timm_coverage.py --document`.",
         "",
         f"Of {len(rows)} families torch exports {len(exported)}; {len(attached)} of these attach.",

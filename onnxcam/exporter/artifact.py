@@ -40,8 +40,8 @@ from onnxcam.contract import (
 from onnxcam.errors import ExportError, LayerError
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import canonical, shape_text
-from onnxcam.exporter.preparation import infer_shapes
 from onnxcam.exporter.score import Seed, explained_class, find_class_score, find_head, seed
+from onnxcam.exporter.shapes import infer_shapes
 from onnxcam.methods import Method, Site, find_method
 
 _WORTH_HALVING = 32768

@@ -28,8 +28,9 @@ from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe
 from onnxcam.exporter.comparison import TOLERANCE, ExportReport, relative_error
 from onnxcam.exporter.files import read_model, write_model
 from onnxcam.exporter.layers import Candidate, Target
-from onnxcam.exporter.preparation import RUNTIME_ERRORS, cpu_session, prepare, start_session
+from onnxcam.exporter.preparation import prepare
 from onnxcam.exporter.sample import picture_input, sample_feed
+from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session, start_session
 from onnxcam.exporter.targets import FeatureMaps, class_output
 
 _COARSE: Final = 0.05

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnxcam.contract import ACTIVATIONS, CLASS_INDEX, EXPLAINED_CLASS, GRADIENTS, ArtifactInfo, layer_output
-from onnxcam.exporter.preparation import cpu_session
+from onnxcam.exporter.sessions import cpu_session
 
 if TYPE_CHECKING:
     import onnx_ir as ir

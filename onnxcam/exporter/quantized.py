@@ -1,8 +1,8 @@
-"""Quantised models: real feature maps for those that have only integers, and the score before its rounding."""
+"""Real feature maps for quantised models that have only integers."""
 
 from __future__ import annotations
 
-__all__ = ["before_rounding", "dequantize_operators"]
+__all__ = ["dequantize_operators"]
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -18,8 +18,7 @@ def dequantize_operators(model: ir.Model) -> int:
     A model of such operators (QLinearConv, QLinearAdd, QGemm …) has no real feature map to look at, and this form of
     it has one behind each. ONNX Runtime makes the same integer kernels of it when it loads. Values keep their names.
 
-    Raises `AutodiffError` for an operator in a form that cannot be written so, and `ExportError` where shapes are
-    missing and cannot be inferred.
+    Raises `AutodiffError` for an operator in a form that cannot be written so.
     """
     graph = model.graph
     found = [node for node in graph if node.op_type.startswith("QLinear") or node.op_type == "QGemm"]
@@ -46,19 +45,3 @@ def dequantize_operators(model: ir.Model) -> int:
     passes.CommonSubexpressionEliminationPass()(model)  # one real value for each quantised one, however often read
     infer_shapes(model)
     return written
-
-
-def before_rounding(score: ir.Value) -> ir.Value:
-    """The value that a final QuantizeLinear and DequantizeLinear gave ``score`` from, or ``score`` itself.
-
-    It is where differentiation starts: the highest scores are often clipped there, and nothing would come back.
-    The class is to be chosen by ``score``: another reader of the value would break the integer kernel that gives it.
-    """
-    dequantize = score.producer()
-    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
-        return score
-    quantize = dequantize.inputs[0].producer()
-    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
-        return score
-    before = quantize.inputs[0]
-    return before if before.dtype == score.dtype else score

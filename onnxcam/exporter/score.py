@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["ClassScore", "Seed", "explained_class", "find_class_score", "find_head", "one_hot", "seed"]
+__all__ = [
+    "ClassScore",
+    "Seed",
+    "before_rounding",
+    "explained_class",
+    "find_class_score",
+    "find_head",
+    "one_hot",
+    "seed",
+]
 
 from dataclasses import dataclass
 
@@ -120,14 +129,31 @@ def explained_class(op: OpBuilder, score: ClassScore) -> ir.Value:
 def seed(op: OpBuilder, score: ClassScore, explained: ir.Value) -> Seed:
     """The adjoint of the explained score, taken through the last linear layer by reading one row of its weights.
 
-    With y = x Wᵀ + b, dy^c/dx is row c of W: a lookup, where a one-hot product would read all of W.
+    With y = x Wᵀ + b, dy^c/dx is row c of W: a lookup, where a one-hot product would read all of W. Of a quantised
+    score, the value before its rounding is differentiated.
     """
     linear = _last_linear(score)
     if linear is None:
-        return Seed(value=score.value, adjoint=one_hot(op, score, explained))
+        return Seed(value=before_rounding(score.value), adjoint=one_hot(op, score, explained))
     row = _class_rows(op, linear, explained)
     row.type, row.shape = linear.x.type, linear.x.shape
     return Seed(value=linear.x, adjoint=row)
+
+
+def before_rounding(score: ir.Value) -> ir.Value:
+    """The value that a final QuantizeLinear and DequantizeLinear gave ``score`` from, or ``score`` itself.
+
+    It is where differentiation starts: the highest scores are often clipped there, and nothing would come back.
+    The class is to be chosen by ``score``: another reader of the value would break the integer kernel that gives it.
+    """
+    dequantize = score.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
+        return score
+    quantize = dequantize.inputs[0].producer()
+    if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
+        return score
+    before = quantize.inputs[0]
+    return before if before.dtype == score.dtype else score
 
 
 def find_head(op: OpBuilder, score: ClassScore, explained: ir.Value, target: Target) -> Head:

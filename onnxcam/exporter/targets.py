@@ -15,9 +15,9 @@ from onnxcam.autodiff.emitter import emitter
 from onnxcam.errors import ExportError, LayerError, nearest_names
 from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
 from onnxcam.exporter.layout import Layout, find_layouts, parse_layout, shape_text
-from onnxcam.exporter.preparation import cpu_session
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.score import find_class_score
+from onnxcam.exporter.sessions import cpu_session
 
 if TYPE_CHECKING:
     from onnxcam.exporter.torch import TorchExport

@@ -22,9 +22,9 @@ from onnxcam.exporter.comparison import TOLERANCE as TORCH_TOLERANCE
 from onnxcam.exporter.comparison import compare_with_torch
 from onnxcam.exporter.files import read_model
 from onnxcam.exporter.layers import behind_identity, on_the_way
-from onnxcam.exporter.preparation import RUNTIME_ERRORS, cpu_session
 from onnxcam.exporter.sample import sample_feed
 from onnxcam.exporter.score import find_class_score, one_hot
+from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session
 from onnxcam.exporter.smooth import smooth
 
 if TYPE_CHECKING:
