@@ -32,7 +32,7 @@ def measure(path: Path) -> dict[str, float | str]:
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-c", PROBE, str(path), f"{folder}/out.cam.onnx"],
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
