@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+import onnxruntime as ort
 
 from onnxcam.exporter.logs import without_logs
 from onnxcam.exporter.sample import picture_input, sample_feed
@@ -40,23 +41,27 @@ def _complete_shapes(model: ir.Model) -> None:
     free = [x for x in graph.inputs if not x.is_initializer()]
     if not unknown or any(x.shape is None or x.dtype is None for x in free):
         return
-    image = picture_input(graph.inputs)
-    is_fixed = all(isinstance(dim, int) for x in free for dim in x.shape or ())
     try:
         session = start_session(_with_shapes(model, unknown), folder=weights_folder(model))
-        names = [y.name for y in session.get_outputs()][-len(unknown) :]
-        one = session.run(names, sample_feed(graph.inputs, image=image))
-        try:
-            two = one if is_fixed else session.run(names, sample_feed(graph.inputs, image=image, batch=2, side=_OTHER))
-        except RUNTIME_ERRORS:
-            two = [np.full_like(shape, -1) for shape in one]  # it runs on one picture only
     except RUNTIME_ERRORS:
         return  # what cannot run here may still be differentiated where shapes are known
-    types = {y.name: _TYPES.get(y.type) for y in session.get_outputs()}
+    _take_over(session, unknown)
+    unknown = [y for y in unknown if _is_open(y, given)]
+    if not unknown:
+        return
+    image = picture_input(graph.inputs)
+    names = [_shape_name(y) for y in unknown]
+    is_fixed = all(isinstance(dim, int) for x in free for dim in x.shape or ())
+    try:
+        one = session.run(names, sample_feed(graph.inputs, image=image))
+    except RUNTIME_ERRORS:
+        return
+    try:
+        two = one if is_fixed else session.run(names, sample_feed(graph.inputs, image=image, batch=2, side=_OTHER))
+    except RUNTIME_ERRORS:
+        two = [np.full_like(shape, -1) for shape in one]  # it runs on one picture only
     batch = image.shape[0] if image.shape else None
     for y, a, b in zip(unknown, one, two, strict=True):
-        if (dtype := types[y.name]) is not None:
-            y.type = ir.TensorType(dtype)
         known = y.shape if y.shape is not None and len(y.shape) == len(a) else [None] * len(a)
         y.shape = ir.Shape(
             dim if isinstance(dim, int) else n if n == m else batch if (n, m) == (1, 2) else dim
@@ -84,12 +89,26 @@ def _is_made_up(dim: int | ir.SymbolicDim, given: Collection[str | None]) -> boo
     return dim.value is None or (dim.value not in given and dim.value.startswith("unk__"))
 
 
+def _take_over(session: ort.InferenceSession, values: Sequence[ir.Value]) -> None:
+    """Give ``values`` the types that ONNX Runtime infers, and its shapes to those of unknown rank."""
+    known = {y.name: y for y in session.get_outputs()}
+    for y in values:
+        if (dtype := _TYPES.get(known[y.name].type)) is not None:
+            y.type = ir.TensorType(dtype)
+        if y.shape is None and known[y.name].shape:  # of a value of unknown rank, it gives none either
+            y.shape = ir.Shape(known[y.name].shape)
+
+
+def _shape_name(y: ir.Value) -> str:
+    return f"shape of {y.name}"
+
+
 def _with_shapes(model: ir.Model, values: Sequence[ir.Value]) -> bytes:
-    """``model`` with ``values`` and, last, their shapes as outputs."""
+    """``model`` with ``values`` and their shapes as outputs."""
     proto = ir.to_proto(model)
     outputs = {y.name for y in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=y.name) for y in values if y.name not in outputs)
-    for k, y in enumerate(values):
-        proto.graph.node.add(op_type="Shape", input=[y.name], output=[f"shape of {k} {y.name}"])
-        proto.graph.output.add(name=f"shape of {k} {y.name}")
+    for y in values:
+        proto.graph.node.add(op_type="Shape", input=[y.name], output=[_shape_name(y)])
+        proto.graph.output.add(name=_shape_name(y))
     return bytes(proto.SerializeToString())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["smooth"]
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -13,17 +14,21 @@ _HALF: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _WIDE: Final = ir.DataType.FLOAT
 
 
-def smooth(model: ir.Model) -> None:
+def smooth(model: ir.Model, *, ends_clipped: Collection[str] = ()) -> None:
     """Widen half precision to float32, in place, and let quantised values keep their fractions.
 
-    QuantizeLinear only clips then, and what it gives stays a floating-point number of steps until DequantizeLinear;
-    that of weights, which are whole numbers, stays as it is. So do both where they work in blocks or on float8.
+    QuantizeLinear only clips then what would round to another step than the lowest to the highest, and what it gives
+    stays a floating-point number of steps until DequantizeLinear; that of weights, which are whole numbers, stays as it
+    is. So do both where they work in blocks or on float8.
+
+    ends_clipped: names of quantised values of which the straight-through gradient counts the lowest and the highest
+        step as clipped.
     """
     _widen(model.graph)
-    _without_steps(model.graph)
+    _without_steps(model.graph, ends_clipped)
 
 
-def _without_steps(graph: ir.Graph) -> None:
+def _without_steps(graph: ir.Graph, ends_clipped: Collection[str]) -> None:
     """Let values between QuantizeLinear and DequantizeLinear keep their fractions."""
     stepless: set[ir.Value] = set()
     for node in list(graph):
@@ -33,7 +38,9 @@ def _without_steps(graph: ir.Graph) -> None:
             steps = _before(graph, node, "Div", [x, scale])
             steps = steps if zero is None else _before(graph, node, "Add", [steps, zero])
             name = node.outputs[0].name
-            low, high = (_constant(graph, f"{name}.{end}", limits[end]) for end in ("low", "high"))
+            half = -0.5 if name in ends_clipped else 0.5  # what rounds to the lowest or highest step
+            low = _constant(graph, f"{name}.low", np.float32(limits[0] - half))
+            high = _constant(graph, f"{name}.high", np.float32(limits[1] + half))
             y = _before(graph, node, "Clip", [steps, low, high])
             stepless.add(y)
         elif node.op_type == "DequantizeLinear" and not blocks and node.inputs[0] in stepless:
@@ -56,7 +63,7 @@ _WHOLE: Final = frozenset(
 )
 
 
-def _limits(node: ir.Node) -> dict[str, np.ndarray] | None:
+def _limits(node: ir.Node) -> tuple[float, float] | None:
     """The smallest and largest whole number that QuantizeLinear ``node`` gives; None where it gives none."""
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     dtype = zero.dtype if zero is not None else ir.DataType(node.attributes.get_int("output_dtype", 0) or 2)
@@ -64,7 +71,7 @@ def _limits(node: ir.Node) -> dict[str, np.ndarray] | None:
         return None
     bits = dtype.bitwidth
     low = -(2.0 ** (bits - 1)) if dtype.is_signed() else 0.0
-    return {"low": np.array(low, np.float32), "high": np.array(low + 2.0**bits - 1, np.float32)}
+    return low, low + 2.0**bits - 1
 
 
 def _operands(graph: ir.Graph, node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value | None]:
@@ -90,7 +97,8 @@ def _before(graph: ir.Graph, node: ir.Node, op_type: str, inputs: list[ir.Value]
     return new.outputs[0]
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def _constant(graph: ir.Graph, name: str, array: np.ndarray | np.float32) -> ir.Value:
+    array = np.asarray(array)
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape))
     graph.register_initializer(value)

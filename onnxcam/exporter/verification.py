@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.autodiff.registry import describe
+from onnxcam.autodiff.rules.quantization import ends_are_clipped
 from onnxcam.contract import ACTIVATIONS, EXPLAINED_CLASS, GRADIENTS, METADATA_KEY, ArtifactInfo, layer_output
 from onnxcam.errors import ArtifactError, AutodiffError
 from onnxcam.exporter.artifact import remove_explanation
@@ -23,7 +24,7 @@ from onnxcam.exporter.comparison import compare_with_torch
 from onnxcam.exporter.files import read_model
 from onnxcam.exporter.layers import behind_identity, on_the_way
 from onnxcam.exporter.sample import sample_feed
-from onnxcam.exporter.score import find_class_score, one_hot
+from onnxcam.exporter.score import before_rounding, find_class_score, one_hot
 from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session
 from onnxcam.exporter.smooth import smooth
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 TOLERANCE: Final = 1e-2
 """Relative error let through: what float32 differences of a network with kinks can resolve."""
+QUANTISED_TOLERANCE: Final = 0.5
+"""The same where values are quantised behind the layer: the gradient clips where the rounded values lie, differences
+where the real ones do, so that only gross errors show."""
 _NUMPY: Final = {
     "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16,
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
@@ -135,7 +139,7 @@ def verify(
     except RUNTIME_ERRORS as error:
         raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
     explained = got[EXPLAINED_CLASS]
-    score = find_class_score(outputs[info.score.output]).value
+    score = before_rounding(find_class_score(outputs[info.score.output]).value)
     comparisons: list[Comparison] = []
     for k, target in enumerate(info.layers):
         activations, gradient = got[layer_output(ACTIVATIONS, k)], got[layer_output(GRADIENTS, k)]
@@ -180,7 +184,8 @@ class _Head:
         inputs = [x for x in model.graph.inputs if not x.is_initializer() and x is not value]
         graph = ir.convenience.extract(model.graph, [*inputs, value], [score])
         head = ir.Model(graph, ir_version=model.ir_version)
-        smooth(head)
+        self._tolerance = QUANTISED_TOLERANCE if _ends_clipped(graph) else TOLERANCE
+        smooth(head, ends_clipped=_ends_clipped(model.graph))
         self._session = cpu_session(head)
         known = {x.name: _NUMPY[x.type] for x in self._session.get_inputs()}
         self._feed: dict[str, np.ndarray] = {
@@ -208,7 +213,20 @@ class _Head:
             ahead, behind = (self.score(x + sign * step * size * unit) for sign in (1, -1))
             slopes.append((ahead - behind) / (2 * step * size))
         expected = min(slopes, key=lambda slope: abs(slope - got))
-        return Comparison(layer=layer, direction=name, expected=expected, got=got, error=abs(expected - got) / norm)
+        return Comparison(
+            layer=layer,
+            direction=name,
+            expected=expected,
+            got=got,
+            error=abs(expected - got) / norm,
+            tolerance=self._tolerance,
+        )
+
+
+def _ends_clipped(graph: ir.Graph) -> set[str]:
+    """The quantised values of which the gradient counts the lowest and the highest step as clipped."""
+    quantising = [node for node in graph if node.op_type == "QuantizeLinear"]
+    return {node.outputs[0].name or "" for node in quantising if ends_are_clipped(node)}
 
 
 def _culprit(
@@ -220,7 +238,7 @@ def _culprit(
     k = next(k for k, known in enumerate(info.layers) if known.name == layer)
     target = behind_identity(outputs[layer_output(ACTIVATIONS, k)])
     remove_explanation(model)
-    score = find_class_score(next(y for y in model.graph.outputs if y.name == info.score.output)).value
+    score = before_rounding(find_class_score(next(y for y in model.graph.outputs if y.name == info.score.output)).value)
     path = on_the_way(model.graph, score, target)
     values = [target, *(y for node in path for y in node.outputs if _differentiated(y) and y is not score)]
     try:
@@ -252,7 +270,9 @@ def _anew(
     score = find_class_score(by_name[output])
     op = emitter(copy.graph, "verification")
     inner = [by_name[value.name] for value in values]
-    grads = gradients(copy, of=score.value, wrt=inner, seed=one_hot(op, score, op.Identity(explained.tolist())))
+    grads = gradients(
+        copy, of=before_rounding(score.value), wrt=inner, seed=one_hot(op, score, op.Identity(explained.tolist()))
+    )
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(op.Identity(y) for y in (*inner, *grads))
     arrays = cpu_session(copy).run(None, dict(feed))

@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from onnxcam.errors import ModelSourceError
-from onnxcam.exporter.preparation import cpu_session, prepare
+from onnxcam.exporter.preparation import prepare
+from onnxcam.exporter.sessions import cpu_session
 
 from .graphs import CNN, CNN_WEIGHTS, cnn, model, random
 

@@ -7,7 +7,7 @@ only move or pick data need nothing else, and integer products follow the rules 
 
 from __future__ import annotations
 
-__all__ = ["CONTRIB", "as_real", "dequantized", "in_file", "scalar"]
+__all__ = ["CONTRIB", "as_real", "dequantized", "ends_are_clipped", "in_file", "scalar"]
 
 from collections.abc import Sequence
 from typing import Final
@@ -63,6 +63,15 @@ def _kept(at: Site, x: ir.Value, y: ir.Value, low: int, high: int) -> ir.Value |
     if maker.op_type == "GlobalAveragePool" and before is not None:  # the same again, at little cost
         return _would_be_inside(at, at.op.ReduceMean(before, list(range(2, at.rank(before)))), low, high)
     return _inside(at, y, low, high)
+
+
+def ends_are_clipped(node: ir.Node) -> bool:
+    """Whether the lowest and the highest step of QuantizeLinear ``node`` count as clipped: see `quantize_linear`."""
+    x = node.inputs[0]
+    maker = None if x is None else x.producer()
+    if x is None or maker is None or not within_integer_kernel(x):
+        return False
+    return maker.op_type != "GlobalAveragePool" and maker.op_type not in _MOVES
 
 
 _MOVES: Final = frozenset({"Flatten", "Gather", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
