@@ -65,6 +65,8 @@ from onnx.reference.op_run import OpRun
 from onnxcam.autodiff import gradients
 from onnxcam.exporter.shapes import infer_shapes
 
+from .reference_operators import OPERATORS
+
 NEWEST = min(onnx.defs.onnx_opset_version(), 28)
 """The newest opset the rules are checked at."""
 
@@ -379,7 +381,7 @@ def has_edge_values(row: Edge) -> None:
 
 def run_reference(model: onnx.ModelProto) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """``model`` by onnx's reference evaluator."""
-    session = ReferenceEvaluator(model, new_ops=[Erf, Gelu])
+    session = ReferenceEvaluator(model, new_ops=[Erf, Gelu, *OPERATORS])
 
     def run(feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         with np.errstate(all="ignore"):
