@@ -15,6 +15,7 @@ from .gradient_check import (
     Setting,
     build,
     case,
+    constant,
     differentiate,
     each,
     edge,
@@ -74,6 +75,23 @@ CASES = [
     conv("pads=[1,0,1,1,1,0]", (2, 4, 4, 5, 6), (6, 4, 3, 3, 2)),
     conv("strides=[1,2,2], pads=[1,0,1,1,1,0]", (2, 4, 4, 5, 6), (6, 4, 3, 3, 2)),
 ]
+DYNAMIC = [  # the weight is computed by the graph
+    case(
+        "w = Mul(v, s); y = Conv<pads=[1,1,1,1], strides=[2,1]>(x, w)",
+        x=(2, 4, 5, 7),
+        v=(6, 4, 3, 3),
+        s=(6, 1, 1, 1),
+        static=["v", "s"],
+        torch=lambda x, v, s: F.conv2d(x, v * s, None, (2, 1), 1),
+    ),
+    case(
+        "t = Reshape(z, shape); w = Sigmoid(t); y = Conv<group=2, kernel_shape=[3,2]>(x, w)",
+        x=(2, 4, 5, 7),
+        z=(4, 12),
+        shape=constant([4, 2, 3, 2]),
+        torch=lambda x, z: F.conv2d(x, z.reshape(4, 2, 3, 2).sigmoid(), groups=2),
+    ),
+]
 ALIKE = [  # without a counterpart in PyTorch, or not with every axis symbolic
     *(
         case(f'Conv<auto_pad="{pad}", strides={strides}>(x, w)', x=(1, 2, 6, 7), w=w, wrt=["x"], static=["w"])
@@ -82,27 +100,14 @@ ALIKE = [  # without a counterpart in PyTorch, or not with every axis symbolic
         for w in ((3, 2, 3, 2), (3, 2, 1, 4))
     ),
 ]
-TRANSPOSED = [
-    case(
-        "ConvTranspose<strides=[2,3], pads=[1,0,1,0], output_padding=[1,0]>(x, w)",
-        x=(2, 4, 3, 5), w=(4, 3, 3, 2), wrt=["x"], static=["w"],
-        torch=lambda x, w: F.conv_transpose2d(x, w, None, (2, 3), (1, 0), (1, 0)),
-    ),
-    case(
-        "ConvTranspose<group=2, dilations=[2,1]>(x, w)",
-        x=(2, 4, 3, 5), w=(4, 3, 3, 2), wrt=["x"], static=["w"],
-        torch=lambda x, w: F.conv_transpose2d(x, w, groups=2, dilation=(2, 1)),
-    ),
-]  # fmt: skip
 
 
-# the reference evaluator's ConvTranspose knows no groups
-@each([row for row in CASES if not ("strides" in row.text and "group" in row.text)])
+@each(CASES + DYNAMIC)
 def test_gradient_equals_central_difference(row, setting):
     equals_central_difference(row, setting)
 
 
-@each(CASES + TRANSPOSED)
+@each(CASES + DYNAMIC)
 def test_gradient_equals_torch(row, setting):
     equals_torch(row, setting)
 

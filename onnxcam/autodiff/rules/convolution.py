@@ -1,108 +1,22 @@
-"""Rules of convolutions, and the geometry of windows that slide over the spatial axes."""
+"""Rules of convolutions."""
 
 from __future__ import annotations
 
-__all__ = ["Window", "correlation_adjoint", "windows"]
+__all__ = ["correlation_adjoint"]
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
-from onnxcam.autodiff.registry import Adjoint, Site, rule
-from onnxcam.autodiff.rules.movement import fit
+from onnxcam.autodiff.registry import Adjoint, Site, rule, static_shape
+from onnxcam.autodiff.rules.movement import fit, restore
+from onnxcam.autodiff.rules.windows import Window, spatial, windows
 
 _BEFORE_FIRST: Final = -(2**31)
 """The ``ends`` of a Slice with a negative step that takes the first element too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How a window slides along one spatial axis of x.
-
-    size: the length of x along the axis; None where it is not known when the graph is built.
-    begin, end: the padding; None where it depends on an unknown size (auto_pad SAME).
-    ceil: a last window that reaches beyond the padding counts too; None where runtimes differ.
-    """
-
-    size: int | None
-    kernel: int
-    stride: int
-    dilation: int
-    begin: int | None
-    end: int | None
-    ceil: bool | None = False
-
-    @property
-    def count(self) -> int | None:
-        """The length of y along the axis, if known. (onnx 1.23 infers one too many for some ``ceil_mode``.)"""
-        if self.size is None or self.begin is None or self.end is None or self.ceil is None:
-            return None
-        room = self.begin + self.size + self.end - self.extent
-        if not self.ceil:
-            return room // self.stride + 1
-        last = -(-room // self.stride)
-        return last if last * self.stride >= self.begin + self.size else last + 1  # none may start behind x
-
-    @property
-    def extent(self) -> int:
-        """How many positions one window spans."""
-        return self.dilation * (self.kernel - 1) + 1
-
-    @property
-    def reach(self) -> int | None:
-        """How far beyond the end of x the last window reaches: the part of the end padding that is read.
-
-        Negative where the last positions of x are read by no window.
-        """
-        count = self.count
-        if self.size is None or count is None or self.begin is None:
-            return None
-        return (count - 1) * self.stride + self.extent - self.size - self.begin
-
-
-def windows(at: Site, x: ir.Value, kernel: Sequence[int]) -> list[Window]:
-    """The windows of a convolution or pool over x, one for each spatial axis."""
-    rank = len(kernel)
-    strides = at.attribute("strides", [1] * rank)
-    dilations = at.attribute("dilations", [1] * rank)
-    pads = at.attribute("pads", [0] * (2 * rank))
-    auto_pad = at.attribute("auto_pad", "NOTSET")
-    ceil_mode = bool(at.attribute("ceil_mode", 0))
-    ceil = None if ceil_mode and auto_pad == "VALID" else ceil_mode and auto_pad in ("", "NOTSET")
-    sizes = _spatial(x, rank)
-    found = []
-    for i in range(rank):
-        extent = dilations[i] * (kernel[i] - 1) + 1
-        begin, end = _padding(auto_pad, sizes[i], strides[i], extent, (pads[i], pads[i + rank]))
-        found.append(Window(sizes[i], kernel[i], strides[i], dilations[i], begin, end, ceil))
-    return found
-
-
-def _spatial(value: ir.Value, rank: int) -> list[int | None]:
-    """The lengths of the spatial axes, None where unknown."""
-    if value.shape is None:
-        return [None] * rank
-    return [dim if isinstance(dim, int) else None for dim in list(value.shape)[2:]]
-
-
-def _padding(
-    auto_pad: str, size: int | None, stride: int, extent: int, pads: tuple[int, int]
-) -> tuple[int, int] | tuple[None, None]:
-    """The padding at begin and end of one axis."""
-    if auto_pad in ("", "NOTSET"):
-        return pads
-    if auto_pad == "VALID":
-        return 0, 0
-    if stride == 1:
-        total = extent - 1
-    elif size is None:
-        return None, None
-    else:
-        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-    less, more = total // 2, total - total // 2
-    return (more, less) if auto_pad == "SAME_LOWER" else (less, more)
 
 
 def correlation_adjoint(
@@ -264,40 +178,76 @@ def _weight_adjoint(at: Site, dy: ir.Value, x: ir.Value, w: ir.Value, along: Seq
     return swapped
 
 
-@rule("ConvTranspose", versions=(11, 22))
+@rule("ConvTranspose", versions=(11, 22), inputs=(0, 1, 2))
 def conv_transpose(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    x, w, (y,) = at.input(0), at.input(1), at.y
-    kernel = _kernel(at, w)
+    """y is the adjoint of a Conv of the same weight: dx is that Conv of dy, and dw is its weight's, with x for dy."""
+    x, w, group = at.input(0), at.input(1), at.attribute("group", 1)
+    along = _windows_of_transpose(at, x, at.y[0], _kernel(at, w))
+    rank = len(along)
+    pads = [a.begin or 0 for a in along] + [a.end or 0 for a in along]
+
+    def dx() -> ir.Value:
+        found: ir.Value = at.op.Conv(
+            dy,
+            w,
+            kernel_shape=[a.kernel for a in along],
+            strides=[a.stride for a in along],
+            dilations=[a.dilation for a in along],
+            pads=pads,
+            group=group,
+        )
+        return found
+
+    return (
+        dx,
+        lambda: _weight_adjoint(at, x, dy, w, along, group),
+        lambda: at.op.ReduceSum(dy, [0, *range(2, 2 + rank)], keepdims=0),
+    )
+
+
+def _windows_of_transpose(at: Site, x: ir.Value, y: ir.Value, kernel: Sequence[int]) -> list[Window]:
+    """The windows of the Conv whose adjoint a ConvTranspose is: over y, one for each element of x.
+
+    Where ``output_shape`` or auto_pad SAME asks for more than the windows reach, zeros stand at the end.
+    """
     rank = len(kernel)
     strides = at.attribute("strides", [1] * rank)
     dilations = at.attribute("dilations", [1] * rank)
     more = at.attribute("output_padding", [0] * rank)
     pads = at.attribute("pads", [0] * (2 * rank))
     auto_pad = at.attribute("auto_pad", "NOTSET")
-    if auto_pad.startswith("SAME") or at.attribute("output_shape", None):
-        sizes, counts = _spatial(x, rank), _spatial(y, rank)
-        if None in sizes + counts:
-            raise at.unsupported("output_shape or auto_pad SAME needs static sizes")
-        total = [
-            s * (i - 1) + m + d * (k - 1) + 1 - o
-            for s, i, m, d, k, o in zip(strides, sizes, more, dilations, kernel, counts, strict=True)
-        ]
-        less = [t // 2 for t in total]
-        rest = [t - half for t, half in zip(total, less, strict=True)]
-        pads = less + rest if auto_pad == "SAME_UPPER" else rest + less
+    output_shape = (at.attribute("output_shape", None) or [])[-rank:]
+    sizes, counts = spatial(y, rank), spatial(x, rank)
+    along = []
+    for i, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        begin, end, count = pads[i], pads[i + rank], counts[i]
+        if output_shape or auto_pad.startswith("SAME"):
+            beyond = dilation * (k - 1) + 1 + more[i] - stride  # how much longer y were without padding than stride · x
+            if output_shape and count is None:
+                raise at.unsupported("output_shape needs static sizes")
+            total = max(beyond + (stride * (count or 0) - output_shape[i] if output_shape else 0), 0)
+            begin = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
+            end = total - begin
+        along.append(Window(sizes[i], k, stride, dilation, begin, end))
+    return along
+
+
+@rule("Col2Im", versions=(18,))
+def col2im(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """Every column of x is added to y as a block: dx is the blocks of dy, by a Conv that picks each position once."""
+    block = at.constant(at.input(2))
+    if block is None:
+        raise at.unsupported("block_shape must be known when the graph is built: make it a constant")
 
     def dx() -> ir.Value:
-        # Negative padding made y longer than the windows reach.
-        margins = {2 + i: (min(pads[i], 0), min(pads[i + rank], 0)) for i in range(rank)}
-        found: ir.Value = at.op.Conv(
-            fit(at, dy, margins, 2 + rank),
-            w,
-            kernel_shape=kernel,
-            strides=strides,
-            dilations=dilations,
-            pads=[max(p, 0) for p in pads],
-            group=at.attribute("group", 1),
+        shape, count = static_shape(dy), math.prod(block)
+        image = at.op.Reshape(
+            dy, [-1, 1, *shape[2:]] if shape else at.op.Concat([-1, 1], at.op.Shape(dy, start=2), axis=0)
         )
-        return found
+        picks = ir.tensor(np.eye(count, dtype=np.float32).reshape(count, 1, *block))
+        kept = ("strides", "dilations", "pads")
+        attributes = {name: attribute.value for name, attribute in at.node.attributes.items() if name in kept}
+        columns = at.op.Conv(image, at.op.CastLike(at.op.Constant(value=picks), dy), **attributes)
+        return restore(at, columns, at.input(0))
 
     return (dx,)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
-from onnxcam.autodiff.rules.convolution import Window, correlation_adjoint, windows
+from onnxcam.autodiff.rules.convolution import correlation_adjoint
 from onnxcam.autodiff.rules.movement import fit, number, restore, scatter_add
+from onnxcam.autodiff.rules.windows import Window, windows
 
 
 @rule("GlobalAveragePool", versions=(1, 22))
