@@ -6,8 +6,6 @@ import re
 import onnx_ir as ir
 import pytest
 import torch.nn.functional as F  # noqa: N812  its usual name
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from onnxcam.errors import AutodiffError
 
@@ -188,16 +186,3 @@ def test_kernel_of_unknown_shape_is_refused():
     model.graph.inputs[1].shape = ir.Shape(["m", "c", "h", "w"])
     with pytest.raises(AutodiffError, match="kernel's shape is not static"):
         differentiate(model, ["x"])
-
-
-@settings(max_examples=25, derandomize=True, deadline=None)
-@given(data=st.data(), dynamic=st.booleans())
-def test_gradient_equals_torch_for_any_geometry(data, dynamic):
-    pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high)).map(list)  # noqa: E731
-    kernel, strides, dilations = data.draw(pair(1, 3)), data.draw(pair(1, 3)), data.draw(pair(1, 2))
-    pads = data.draw(pair(0, 3)) + data.draw(pair(0, 3))
-    group, outs, ins = data.draw(st.sampled_from([1, 2])), data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
-    size = data.draw(pair(5, 9))
-    attributes = f"group={group}, strides={strides}, dilations={dilations}, pads={pads}"
-    row = conv(attributes, (2, group * ins, *size), (group * outs, ins, *kernel))
-    equals_torch(row, Setting(dynamic=dynamic))

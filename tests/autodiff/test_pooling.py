@@ -6,11 +6,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812  its usual name
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from .gradient_check import (
-    Setting,
     build,
     case,
     differentiate,
@@ -195,26 +192,3 @@ def test_operators_of_the_gradient(row, operators):
 def test_forward_max_pool_stays_without_indices():
     proto = differentiate(build(MAX[0]), ["x"])
     assert list(proto.graph.node[0].output) == ["y"]
-
-
-pair = st.tuples(st.integers(1, 3), st.integers(1, 3)).map(list)
-side = st.tuples(st.integers(0, 1), st.integers(0, 1)).map(list)
-
-
-@settings(max_examples=25, derandomize=True, deadline=None)
-@given(kernel=pair, strides=pair, begin=side, size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
-       ceil=st.booleans(), padded=st.booleans(), dynamic=st.booleans(), largest=st.booleans())  # fmt: skip
-def test_gradient_equals_torch_for_any_geometry(kernel, strides, begin, size, ceil, padded, dynamic, largest):
-    kernel = [max(k, s, 2 * b) for k, s, b in zip(kernel, strides, begin, strict=True)]
-    # for other sizes onnx's shape inference counts a window behind the padding that runtimes leave out
-    if ceil and any(
-        (-(-(n + 2 * b - k) // s)) * s >= n + b for n, b, k, s in zip(size, begin, kernel, strides, strict=True)
-    ):
-        ceil = False
-    pads = begin + begin
-    row = (
-        max_pool(kernel, strides, pads, ceil=ceil, x=(2, 3, *size))
-        if largest
-        else average_pool(kernel, strides, pads, ceil, padded, x=(2, 3, *size))
-    )
-    equals_torch(row, Setting(dynamic=dynamic))

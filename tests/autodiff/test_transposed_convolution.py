@@ -76,6 +76,7 @@ CASES = [
         for pad in ("SAME_UPPER", "SAME_LOWER", "VALID")
     ),
     conv_transpose((2, 4, 3, 5), (4, 3, 4, 3), strides=[2, 2], shape=[6, 10]),
+    conv_transpose((2, 4, 3, 5), (4, 3, 4, 3), strides=[2, 2], shape=[6, 10], more=[1, 1]),
     conv_transpose((2, 4, 3, 5), (4, 3, 4, 3), strides=[2, 2], shape=[5, 9], auto_pad="SAME_UPPER", group=2),
     conv_transpose((2, 4, 3, 5), (4, 3, 2, 3), strides=[2, 2], shape=[7, 11]),  # longer than the windows reach
     case(
