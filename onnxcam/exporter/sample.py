@@ -39,11 +39,12 @@ def sample_feed(
     preprocess: Preprocess | None = None,
     batch: int = 1,
     side: int = _SIDE,
+    other: int = 1,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Standard normal values for every input without a default; ``batch`` of them where the graph leaves that open.
 
-    side: height and width where the graph leaves them open and ``preprocess`` is None.
+    side: height and width where the graph leaves them open and ``preprocess`` is None; ``other`` any other size.
     Whole numbers are drawn from 0–255 for the picture and are zero elsewhere.
     """
     rng = np.random.default_rng(seed)
@@ -58,7 +59,7 @@ def sample_feed(
         height, width = (preprocess.height, preprocess.width) if preprocess else (side, side)
         sizes = dict(zip(places, (height, width), strict=True)) if x is image else {}
         sizes[0] = batch
-        shape = [dim if isinstance(dim, int) else sizes.get(axis, 1) for axis, dim in enumerate(x.shape)]
+        shape = [dim if isinstance(dim, int) else sizes.get(axis, other) for axis, dim in enumerate(x.shape)]
         dtype = x.dtype.numpy()
         if np.issubdtype(dtype, np.integer):
             feed[x.name or ""] = (

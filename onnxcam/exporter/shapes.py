@@ -57,7 +57,8 @@ def _complete_shapes(model: ir.Model) -> None:
     except RUNTIME_ERRORS:
         return
     try:
-        two = one if is_fixed else session.run(names, sample_feed(graph.inputs, image=image, batch=2, side=_OTHER))
+        feed = sample_feed(graph.inputs, image=image, batch=2, side=_OTHER, other=3)
+        two = one if is_fixed else session.run(names, feed)
     except RUNTIME_ERRORS:
         two = [np.full_like(shape, -1) for shape in one]  # it runs on one picture only
     batch = image.shape[0] if image.shape else None

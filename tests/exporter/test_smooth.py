@@ -27,8 +27,8 @@ X = np.array([[-3.0, -0.26, 0.1, 0.74, 9.0]], np.float32)
 @pytest.mark.parametrize(
     ("zero", "wanted"),
     [
-        (np.uint8(4), [[-2.0, -0.26, 0.1, 0.74, 9.0]]),  # 4 steps of 0.5 below zero
-        (np.int8(120), [[-3.0, -0.26, 0.1, 0.74, 3.5]]),  # 7 steps above
+        (np.uint8(4), [[-2.25, -0.26, 0.1, 0.74, 9.0]]),  # 4½ steps of 0.5 below zero round to the lowest
+        (np.int8(120), [[-3.0, -0.26, 0.1, 0.74, 3.75]]),  # 7½ steps above round to the highest
     ],
 )
 def test_a_quantised_value_is_clipped_and_keeps_its_fraction(zero, wanted):
@@ -39,9 +39,17 @@ def test_a_quantised_value_is_clipped_and_keeps_its_fraction(zero, wanted):
     np.testing.assert_allclose(smoothed(model(text, s=np.float32(0.5), z=zero), x=X), wanted, rtol=1e-4)
 
 
+def test_the_ends_may_count_as_clipped():
+    text = "g (float[1,5] x) => (float[1,5] y) { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
+    read = ir.from_proto(onnx.shape_inference.infer_shapes(model(text, s=np.float32(0.5), z=np.uint8(4))))
+    smooth(read, ends_clipped={"q"})
+    (got,) = ort.InferenceSession(ir.to_proto(read).SerializeToString()).run(None, {"x": X})
+    np.testing.assert_allclose(got, np.maximum(X, -1.75), rtol=1e-5)
+
+
 def test_without_a_zero_point_it_is_unsigned():
     text = "g (float[1,5] x) => (float[1,5] y) { q = QuantizeLinear(x, s) y = DequantizeLinear(q, s) }"
-    np.testing.assert_allclose(smoothed(model(text, s=np.float32(0.5)), x=X), np.maximum(X, 0), rtol=1e-6)
+    np.testing.assert_allclose(smoothed(model(text, s=np.float32(0.5)), x=X), np.maximum(X, -0.25), rtol=1e-6)
 
 
 @pytest.mark.parametrize("axis", [1, -2])
@@ -52,7 +60,7 @@ def test_scales_and_zero_points_of_an_axis(axis):
     }}"""
     x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(2, 3, 2)
     scale, zero = np.array([0.01, 0.1, 0.02], np.float32), np.array([0, -100, 28], np.int8)
-    low, high = scale * (-128.0 - zero), scale * (127.0 - zero)
+    low, high = scale * (-128.5 - zero), scale * (127.5 - zero)
     got = smoothed(model(text, s=scale, z=zero), x=x)
     np.testing.assert_allclose(got, np.clip(x, low[:, None], high[:, None]), rtol=1e-5)
     assert 0 < (got != x).sum() < x.size
@@ -71,7 +79,7 @@ def test_whole_numbers_may_be_moved_in_between():
     }"""
     proto = model(text, s=np.float32(0.3), z=np.uint8(9), shape=[1, -1], to=[8], along=[1], **{"from": [2]})
     x = random(1, 2, 3, 2)
-    wanted = np.clip(x, -2.7, 73.8).transpose(0, 2, 3, 1).reshape(1, 12)[:, 2:8]
+    wanted = np.clip(x, -2.85, 73.95).transpose(0, 2, 3, 1).reshape(1, 12)[:, 2:8]
     np.testing.assert_allclose(smoothed(proto, x=x), wanted, rtol=1e-5)
 
 

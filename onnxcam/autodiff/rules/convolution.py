@@ -4,15 +4,13 @@ from __future__ import annotations
 
 __all__ = ["correlation_adjoint"]
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import numpy as np
 import onnx_ir as ir
 
-from onnxcam.autodiff.registry import Adjoint, Site, rule, static_shape
-from onnxcam.autodiff.rules.movement import fit, restore
+from onnxcam.autodiff.registry import Adjoint, Site, rule
+from onnxcam.autodiff.rules.movement import fit
 from onnxcam.autodiff.rules.windows import Window, spatial, windows
 
 _BEFORE_FIRST: Final = -(2**31)
@@ -230,24 +228,3 @@ def _windows_of_transpose(at: Site, x: ir.Value, y: ir.Value, kernel: Sequence[i
             end = total - begin
         along.append(Window(sizes[i], k, stride, dilation, begin, end))
     return along
-
-
-@rule("Col2Im", versions=(18,))
-def col2im(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    """Every column of x is added to y as a block: dx is the blocks of dy, by a Conv that picks each position once."""
-    block = at.constant(at.input(2))
-    if block is None:
-        raise at.unsupported("block_shape must be known when the graph is built: make it a constant")
-
-    def dx() -> ir.Value:
-        shape, count = static_shape(dy), math.prod(block)
-        image = at.op.Reshape(
-            dy, [-1, 1, *shape[2:]] if shape else at.op.Concat([-1, 1], at.op.Shape(dy, start=2), axis=0)
-        )
-        picks = ir.tensor(np.eye(count, dtype=np.float32).reshape(count, 1, *block))
-        kept = ("strides", "dilations", "pads")
-        attributes = {name: attribute.value for name, attribute in at.node.attributes.items() if name in kept}
-        columns = at.op.Conv(image, at.op.CastLike(at.op.Constant(value=picks), dy), **attributes)
-        return restore(at, columns, at.input(0))
-
-    return (dx,)

@@ -21,7 +21,7 @@ def col2im(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     """The adjoint lays the windows of dy out as columns: a Conv with one kernel for each place in a window."""
     x, block = at.input(0), at.constant(at.input(2))
     if block is None:
-        raise at.unsupported("block_shape must be a constant")
+        raise at.unsupported("block_shape must be known when the graph is built: make it a constant")
     rank, count = len(block), math.prod(block)
 
     def dx() -> ir.Value:
