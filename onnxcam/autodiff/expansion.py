@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from onnx.inliner import inline_local_functions, inline_selected_functions
 
-from onnxcam.autodiff.registry import ALL, Rule, Site
+from onnxcam.autodiff.registry import ALL, Rule, Site, is_refused
 
 
 def function_body(
@@ -31,8 +31,8 @@ def function_body(
 
 
 def has_standard_body(node: ir.Node, opset_imports: Mapping[str, int]) -> bool:
-    """Whether onnx states a function for the operator of ``node``."""
-    if not onnx.defs.has(node.op_type, node.domain):
+    """Whether onnx states a function for the operator of ``node``, which is not refused."""
+    if is_refused(node) or not onnx.defs.has(node.op_type, node.domain):
         return False
     schema = onnx.defs.get_schema(node.op_type, opset_imports.get(node.domain, 1), node.domain)
     return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]  # not in onnx's stubs

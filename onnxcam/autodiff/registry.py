@@ -25,6 +25,7 @@ __all__ = [
     "expansion",
     "find_rule",
     "has_adjoint",
+    "is_refused",
     "quantizes",
     "refuse",
     "rule",
@@ -203,7 +204,10 @@ def _register(made: Rule, name: str) -> None:
 
 
 def without_adjoint(*op_types: str, why: str, domain: str = "") -> None:
-    """State that operators have no derivative by nature: nothing flows back through them, and that is right."""
+    """State that operators have no derivative by nature: nothing flows back through them, and that is right.
+
+    A rule for one of them has precedence, over `refuse` as well.
+    """
     for op_type in op_types:
         _without[domain, op_type] = why
 
@@ -221,7 +225,14 @@ def sorted_without_rule() -> tuple[Mapping[tuple[str, str], str], Mapping[tuple[
 
 def has_adjoint(node: ir.Node) -> bool:
     """Whether anything can flow back through ``node``: False for operators without a derivative by nature."""
-    return (node.domain, node.op_type) not in _without
+    key = (node.domain, node.op_type)
+    return key in _rules or key not in _without
+
+
+def is_refused(node: ir.Node) -> bool:
+    """Whether ``node`` is not to be differentiated, through its function body neither."""
+    key = (node.domain, node.op_type)
+    return key in _refused and key not in _rules
 
 
 def quantizes(node: ir.Node) -> bool:
@@ -233,7 +244,7 @@ def quantizes(node: ir.Node) -> bool:
 def find_rule(node: ir.Node, *, opset: int, active: Sequence[bool]) -> tuple[Rule, int] | str:
     """The rule for ``node`` and its schema version, or why there is none."""
     found = _rules.get((node.domain, node.op_type))
-    if why := _refused.get((node.domain, node.op_type)):
+    if found is None and (why := _refused.get((node.domain, node.op_type))):
         return f"is not differentiated: {why}"
     if onnx.defs.has(node.op_type, node.domain):
         version = onnx.defs.get_schema(node.op_type, opset, node.domain).since_version

@@ -24,6 +24,7 @@ from onnxcam.autodiff.rules import (
     scattering,
     selection,
     trigonometry,
+    undifferentiated,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "scattering",
     "selection",
     "trigonometry",
+    "undifferentiated",
 ]

@@ -98,11 +98,6 @@ def shrink(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: masked(at, at.op.Greater(at.op.Abs(x), lambd), dy),)
 
 
-@rule("Hardmax", versions=(13,))
-def hardmax(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
-    return (None,)
-
-
 @rule("Sigmoid", versions=(13,))
 def sigmoid(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     (y,) = at.y

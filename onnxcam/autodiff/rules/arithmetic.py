@@ -96,26 +96,6 @@ def abs_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     return (lambda: at.op.Mul(dy, at.op.Sign(x)),)
 
 
-@rule("Sign", versions=(13,))
-def sign(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
-    return (None,)
-
-
-@rule("Floor", versions=(13,))
-def floor(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
-    return (None,)
-
-
-@rule("Ceil", versions=(13,))
-def ceil(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
-    return (None,)
-
-
-@rule("Round", versions=(11, 22))
-def round_(at: Site, dy: ir.Value) -> Sequence[Adjoint | None]:
-    return (None,)
-
-
 @rule("Reciprocal", versions=(13,))
 def reciprocal(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     (y,) = at.y
