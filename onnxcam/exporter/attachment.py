@@ -75,7 +75,7 @@ def attach(
     model = read_model(source)
     old = _old_explanation(model, source, renew=replace)
     target_path = _checked_path(source, path, renew=old is not None)
-    prepare(model, str(source))
+    prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
     scores = class_output(model.graph, output)
     options = ArtifactOptions(
@@ -116,7 +116,7 @@ def feature_maps(
     model = read_model(source)
     if METADATA_KEY in model.metadata_props:
         remove_explanation(model)
-    prepare(model, str(source))
+    prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
     maps = FeatureMaps(model, output=class_output(model.graph, output), image=image)
     return maps.all, maps.default(sample_feed(model.graph.inputs, image=image))
@@ -200,6 +200,7 @@ def _check(
     """Run plain and explained model on ``feed``: outputs must agree, and the score must depend on each target."""
     try:
         session = cpu_session(model)
+        own = [y.name for y in session.get_outputs() if y.name in own]
         names = [*own, *(layer_output(GRADIENTS, k) for k in range(len(targets)))]
         got = dict(zip(names, session.run(names, dict(feed)), strict=True))
     except RUNTIME_ERRORS as error:

@@ -16,23 +16,27 @@ from onnxcam.autodiff.registry import describe
 from onnxcam.errors import ModelSourceError
 from onnxcam.exporter.logs import without_logs
 from onnxcam.exporter.quantized import dequantize_operators
+from onnxcam.exporter.sessions import foreign_nodes
 from onnxcam.exporter.shapes import infer_shapes
 
 OPSET = 18
 
 
-def prepare(model: ir.Model, source: str) -> None:
+def prepare(model: ir.Model, source: str, *, output: str | None = None) -> None:
     """Bring ``model``, in place, to where every later step can rely on it.
 
     Initializers are no inputs any more, constants are initializers, the model's own functions are inlined, the
     operator set is at least 18, operators on integers stand between quantisations, and values have a known rank.
+    output: the one that is to be explained; any where None.
+
     Raises `ModelSourceError` naming all that stands against it: versions newer than the installed packages know,
-    operators that ONNX Runtime does not have, nodes in training mode; or that the operator set cannot be brought up.
+    operators on the way to the output that ONNX Runtime does not have, nodes in training mode; or that the operator
+    set cannot be brought up.
     """
     for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
         if "ai.onnx" in imports:  # the standard's long name
             imports[""] = imports.pop("ai.onnx")
-    problems = [*_newer_versions(model), *_foreign_nodes(model), *_training_nodes(model)]
+    problems = [*_newer_versions(model), *_foreign_operators(model, output), *_training_nodes(model)]
     if problems:
         raise ModelSourceError(f"'{source}' {'; and '.join(problems)}")
     passes.RemoveInitializersFromInputsPass()(model)
@@ -46,7 +50,6 @@ def prepare(model: ir.Model, source: str) -> None:
 
 
 _NEWEST_IR: Final = int(onnx.IR_VERSION)
-_RUNTIME_DOMAINS: Final = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 _SHOWN: Final = 8
 
 
@@ -63,16 +66,14 @@ def _newer_versions(model: ir.Model) -> list[str]:
     return problems
 
 
-def _foreign_nodes(model: ir.Model) -> list[str]:
-    """Operators that are neither in the standard, nor functions of the model, nor ONNX Runtime's own."""
-    foreign = [
-        describe(node)
-        for node in model.graph.all_nodes()
-        if node.op_identifier() not in model.functions
-        and node.domain not in _RUNTIME_DOMAINS
-        and not onnx.defs.has(node.op_type, node.domain)
-    ]
-    return [f"uses operators that ONNX Runtime does not have: {_some(foreign)}"] if foreign else []
+def _foreign_operators(model: ir.Model, output: str | None) -> list[str]:
+    """Operators that no output to be explained can do without and that ONNX Runtime does not have."""
+    outputs = [y for y in model.graph.outputs if y.name == output] or list(model.graph.outputs)
+    found = [foreign_nodes(model, [y]) for y in outputs]
+    if not all(found):
+        return []
+    names = [describe(node) for node in dict.fromkeys(node for nodes in found for node in nodes)]
+    return [f"uses operators that ONNX Runtime does not have: {_some(names)}"]
 
 
 def _training_nodes(model: ir.Model) -> list[str]:

@@ -135,7 +135,9 @@ def verify(
     feed = sample_feed(artifact.graph.inputs, image=image, preprocess=info.preprocess, seed=seed)
     rng = np.random.default_rng(seed)
     try:
-        got = dict(zip(outputs, cpu_session(artifact).run(list(outputs), feed), strict=True))
+        session = cpu_session(artifact)
+        names = [y.name for y in session.get_outputs()]
+        got = dict(zip(names, session.run(names, feed), strict=True))
     except RUNTIME_ERRORS as error:
         raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
     explained = got[EXPLAINED_CLASS]

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 
 import onnxcam
 from onnxcam.contract import METADATA_KEY, Preprocess
-from onnxcam.errors import ExportError, MethodError, UnsupportedOperatorError, VerificationError
+from onnxcam.errors import ExportError, MethodError, ModelSourceError, UnsupportedOperatorError, VerificationError
 from onnxcam.exporter import attachment
 
 from .graphs import CNN, CNN_WEIGHTS, cnn, model, random, run, save
@@ -357,6 +357,18 @@ def test_operators_of_onnxruntime_beside_the_way_are_left_alone(tmp_path):
     report = onnxcam.attach(source, layer="first")
     assert onnxcam.verify(report.path).passed
     np.testing.assert_allclose(run(report.path, image=IMAGE)["side"], run(source, image=IMAGE)["side"], rtol=1e-6)
+
+
+def test_operators_of_an_unknown_domain_beside_the_way_are_left_alone(tmp_path):
+    text = CNN.replace("(float[N,5] logits)", "(float[N,5] logits, float[N,4,7,5] side)")
+    text = text.replace("b = Conv", "side = shop.Blur (first)\n b = Conv")
+    source = save(tmp_path / "m.onnx", model(text, domains={"shop": 1}, **CNN_WEIGHTS))
+    report = onnxcam.attach(source, output="logits")
+    assert onnxcam.verify(report.path).passed
+    written = onnx.load(report.path)
+    assert [node.output[0] for node in written.graph.node if node.domain == "shop"] == ["side"]
+    with pytest.raises(ModelSourceError, match=r"operators that ONNX Runtime does not have: shop.Blur 'side'"):
+        onnxcam.attach(source, output="side", path=tmp_path / "side.cam.onnx")
 
 
 def test_operators_on_the_way_that_have_no_rule_are_named_together(tmp_path):
