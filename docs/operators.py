@@ -64,18 +64,19 @@ def standard_rows() -> Iterator[Row]:
 
 
 def runtime_rows() -> Iterator[Row]:
-    """The operators of ONNX Runtime, and any that the standard does not know, which are sorted."""
+    """The operators of ONNX Runtime with a rule, and then the others that are sorted, those of one reason together."""
     schemas = {(schema.domain, schema.name): schema for schema in get_all_operator_schema()}
-    without, refused = sorted_without_rule()
-    for domain, name in sorted({*rules(), *without, *refused}):
-        if onnx.defs.has(name, domain):
-            continue
-        found, schema = rules().get((domain, name)), schemas.get((domain, name))
-        how = RULE if found else NONE if (domain, name) in without else REFUSED
-        names = [] if schema is None else [formal.name for formal in schema.inputs]
-        inputs = _named(found, names) if found else ""
-        full_name = f"{domain}.{name}" if domain not in ("", "com.microsoft") else name
-        yield Row(full_name, found.versions if found else (), how, inputs, _remark(domain, name, how))
+    for (domain, name), found in sorted(rules().items()):
+        if not onnx.defs.has(name, domain):
+            schema = schemas.get((domain, name))
+            inputs = _named(found, [] if schema is None else [formal.name for formal in schema.inputs])
+            yield Row(_full_name(domain, name), found.versions, RULE, inputs, _remark(domain, name, RULE))
+    for how, reasons in zip((NONE, REFUSED), sorted_without_rule(), strict=True):
+        foreign = sorted(
+            (why, *key) for key, why in reasons.items() if not onnx.defs.has(*key[::-1]) and key not in rules()
+        )
+        for why, group in groupby(foreign, lambda entry: entry[0]):
+            yield Row(", ".join(_full_name(domain, name) for _, domain, name in group), (), how, "", why)
 
 
 def how_differentiated(schema: OpSchema) -> str:
@@ -104,7 +105,7 @@ def page() -> str:
     sections = [INTRODUCTION, "## The standard, ai.onnx\n", ", ".join(f"{n} {how}" for how, n in count.items()) + ".\n"]
     sections.append(_table(standard))
     if runtime:
-        sections += ["## ONNX Runtime, com.microsoft\n", _table(runtime)]
+        sections += ["## ONNX Runtime, com.microsoft where no other domain stands\n", _table(runtime)]
     return "\n".join(sections)
 
 
@@ -116,6 +117,10 @@ def _in_effect() -> Iterator[OpSchema]:
         by_version = {schema.since_version: schema for schema in schemas}
         if not schemas[-1].deprecated:
             yield from by_version.values()
+
+
+def _full_name(domain: str, name: str) -> str:
+    return name if domain == "com.microsoft" else f"{domain or 'ai.onnx'}.{name}"
 
 
 def _inputs(schema: OpSchema, how: str) -> str:

@@ -108,7 +108,7 @@ def _path(nodes: Iterable[ir.Node], of: Collection[ir.Value], wrt: Sequence[ir.V
     path = []
     for node in nodes:
         reads = _operands(node) if node in needed and has_adjoint(node) else ()
-        active = tuple(x is not None and x in depends for x in reads)
+        active = tuple(x is not None and x in depends and has_adjoint(node, i) for i, x in enumerate(reads))
         if any(active):
             path.append((node, active))
             moved = {x.dtype for x in reads if x is not None and x in depends}

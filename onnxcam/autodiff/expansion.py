@@ -73,11 +73,57 @@ def _inlined(
     )
     if functions:
         proto = inline_local_functions(proto)
+    elif stated := _stated(proto):
+        proto.graph.node[0].domain = stated.domain
+        proto.functions.append(stated)
+        proto = inline_local_functions(proto)
     else:
         proto = inline_selected_functions(proto, [(node.domain, node.op_type)], inline_schema_functions=True)
-    body = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True)).graph
+    body = ir.from_proto(_with_ranks(proto)).graph
     body.initializers.clear()  # they are inputs as well
     return ir.Function(node.domain, node.op_type, graph=body, attributes=())
+
+
+def _stated(model: onnx.ModelProto) -> onnx.FunctionProto | None:
+    """The function that onnx states for the node of ``model``, where it depends on the node.
+
+    onnx's inliner does not take such nodes where one of their inputs is left out.
+    """
+    (node,), opsets = model.graph.node, {entry.domain: entry.version for entry in model.opset_import}
+    schema = onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    if not schema.has_context_dependent_function:  # type: ignore[attr-defined]  # not in onnx's stubs
+        return None
+    known = {value.name: value.type for value in model.graph.input}
+    types = [known.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+    built = schema.get_context_dependent_function(node.SerializeToString(), types)  # type: ignore[attr-defined]
+    function: onnx.FunctionProto = onnx.FunctionProto.FromString(built)
+    function.domain = "stated"
+    del function.opset_import[:]
+    function.opset_import.extend(model.opset_import)
+    model.opset_import.append(onnx.helper.make_opsetid(function.domain, 1))
+    return function
+
+
+def _with_ranks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with types and shapes inferred, at least the ranks.
+
+    onnx stops at a Split whose sizes are computed, though its outputs have the rank of its input.
+    """
+    while True:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        graph = model.graph
+        shaped = {value.name: value.type.tensor_type for value in (*graph.input, *graph.value_info, *graph.output)}
+        stopped = [
+            (shaped[node.input[0]], shaped[y])
+            for node in graph.node
+            if node.op_type == "Split" and node.input[0] in shaped and shaped[node.input[0]].HasField("shape")
+            for y in node.output
+            if y in shaped and not shaped[y].HasField("shape")
+        ]
+        if not stopped:
+            return model
+        for x, y in stopped:
+            y.shape.dim.extend([onnx.TensorShapeProto.Dimension()] * len(x.shape.dim))
 
 
 _SHAPING = 64

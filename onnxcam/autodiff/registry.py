@@ -152,6 +152,7 @@ class Rule:
 _rules: dict[tuple[str, str], Rule] = {}
 _names: dict[tuple[str, str], str] = {}
 _without: dict[tuple[str, str], str] = {}
+_without_inputs: dict[tuple[str, str, int], str] = {}
 _refused: dict[tuple[str, str], str] = {}
 
 
@@ -203,13 +204,15 @@ def _register(made: Rule, name: str) -> None:
     _rules[key], _names[key] = made, name
 
 
-def without_adjoint(*op_types: str, why: str, domain: str = "") -> None:
+def without_adjoint(*op_types: str, why: str, domain: str = "", inputs: tuple[int, ...] = ()) -> None:
     """State that operators have no derivative by nature: nothing flows back through them, and that is right.
 
-    A rule for one of them has precedence, over `refuse` as well.
+    inputs: those of which this is so, where not all of them. For the whole of an operator, a rule has precedence.
     """
     for op_type in op_types:
-        _without[domain, op_type] = why
+        _without_inputs.update({(domain, op_type, index): why for index in inputs})
+        if not inputs:
+            _without[domain, op_type] = why
 
 
 def refuse(*op_types: str, why: str, domain: str = "") -> None:
@@ -223,10 +226,10 @@ def sorted_without_rule() -> tuple[Mapping[tuple[str, str], str], Mapping[tuple[
     return MappingProxyType(_without), MappingProxyType(_refused)
 
 
-def has_adjoint(node: ir.Node) -> bool:
-    """Whether anything can flow back through ``node``: False for operators without a derivative by nature."""
+def has_adjoint(node: ir.Node, input: int | None = None) -> bool:
+    """Whether anything can flow back through ``node``, to that input: False where there is no derivative by nature."""
     key = (node.domain, node.op_type)
-    return key in _rules or key not in _without
+    return (key in _rules or key not in _without) and (*key, input) not in _without_inputs
 
 
 def is_refused(node: ir.Node) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from onnxcam.autodiff.registry import Adjoint, Site, rule
+from onnxcam.autodiff.registry import Adjoint, Site, has_adjoint, rule
 from onnxcam.autodiff.rules.masks import as_type_of
 
 # Sums and norms
@@ -111,13 +111,35 @@ def reduce_prod(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 @rule("Softmax", versions=(13,))
 def softmax(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     """dx = y (dy - Σ y dy)."""
-    (y,), axis = at.y, at.attribute("axis", -1)
+    (forward,), axis = at.y, at.attribute("axis", -1)
+    y = as_type_of(at, _blanked(forward, axis), forward)
 
     def dx() -> ir.Value:
         y_dy = at.op.Mul(y, dy)
         return at.op.Sub(y_dy, at.op.Mul(y, at.op.ReduceSum(y_dy, [axis])))  # type: ignore[no-any-return]
 
     return (dx,)
+
+
+def _blanked(y: ir.Value, axis: int) -> ir.Value:
+    """``y``, or where its one reader puts 0 in place of whole rows or of NaN, what that gives.
+
+    So attention blanks the rows of which all is masked: their softmax is NaN, which times an adjoint of 0 would be NaN.
+    """
+    uses = [(node, index) for node, index in y.uses() if has_adjoint(node, index)]
+    if len(uses) != 1 or y.is_graph_output():
+        return y
+    ((node, index),) = uses
+    if node.op_type in ("Cast", "Identity"):
+        found = _blanked(node.outputs[0], axis)
+        return y if found is node.outputs[0] else found
+    condition = node.inputs[0] if node.op_type == "Where" and index == 2 else None
+    if condition is None:
+        return y
+    producer, shape, behind = condition.producer(), condition.shape, len(y.shape or ()) - axis if axis >= 0 else -axis
+    of_rows = shape is not None and (len(shape) < behind or shape[len(shape) - behind] == 1)
+    of_nan = producer is not None and producer.op_type == "IsNaN"
+    return node.outputs[0] if of_rows or of_nan else y
 
 
 @rule("LogSoftmax", versions=(13,))

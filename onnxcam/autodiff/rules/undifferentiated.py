@@ -29,6 +29,8 @@ without_adjoint("ImageDecoder", why="reads bytes")
 without_adjoint("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", why="reads strings")
 without_adjoint("TfIdfVectorizer", why="counts words")
 
+without_adjoint("CastLike", inputs=(1,), why="reads the type, not the values")
+
 # Refused: there is a derivative
 
 _SEQUENCES = "sequences carry no adjoints: use Concat, Split and Gather on tensors"
@@ -40,3 +42,4 @@ refuse("Det", why="its derivative needs an inverse, which is no ONNX operator")
 refuse("MaxRoiPool", why="no rule is written for it: use RoiAlign")
 refuse("DFT", "STFT", why="no rule is written for it")
 refuse("DeformConv", why="no rule is written for it")
+refuse("LinearAttention", why="onnx does not infer the ranks within its Scan: write the recurrence as a Scan itself")
