@@ -14,6 +14,7 @@ from .gradient_check import (
     equals_central_difference,
     equals_torch,
     has_edge_values,
+    uniform,
 )
 
 
@@ -44,6 +45,20 @@ CASES = [
 ] + [
     case("CumSum(x, axis)", x=(3, 5), axis=np.array(1), torch=_cumulative(torch.cumsum, 1)),
     case("CumProd(x, axis)", x=(3, 5), axis=np.array(0), opsets=(26, NEWEST), torch=_cumulative(torch.cumprod, 0)),
+    case(
+        "Range(start, limit, delta)",
+        start=uniform(0.0, 0.5),
+        limit=np.array(4.3),
+        delta=uniform(0.9, 1.1),
+        torch=lambda start, limit, delta: start + torch.arange(5 if start + 4 * delta < limit else 4) * delta,
+    ),
+    case(
+        "Range(start, limit, delta)",
+        start=uniform(4.0, 4.5),
+        limit=np.array(-1.0),
+        delta=uniform(-1.1, -0.9),
+        torch=lambda start, limit, delta: start + torch.arange(6 if start + 5 * delta > limit else 5) * delta,
+    ),
 ]
 
 EDGES = [

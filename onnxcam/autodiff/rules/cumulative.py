@@ -1,4 +1,4 @@
-"""Rules of cumulative sums and products."""
+"""Rules of cumulative sums and products, and of ranges."""
 
 from __future__ import annotations
 
@@ -41,3 +41,15 @@ def _sum_of_later(at: Site, dy: ir.Value) -> ir.Value:
     """For each element, the sum of ``dy`` over the outputs that it goes into."""
     exclusive, backwards = at.attribute("exclusive", 0), at.attribute("reverse", 0)
     return at.op.CumSum(dy, at.input(1), exclusive=exclusive, reverse=1 - backwards)  # type: ignore[no-any-return]
+
+
+@rule("Range", versions=(11, 27), inputs=(0, 2))
+def range_(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
+    """y_i = start + i delta; where it ends is no more than their number."""
+    op = at.op
+
+    def ddelta() -> ir.Value:
+        places = op.CastLike(op.Range(0, op.Size(dy), 1), dy)
+        return op.ReduceSum(op.Mul(dy, places), keepdims=0)  # type: ignore[no-any-return]
+
+    return lambda: op.ReduceSum(dy, keepdims=0), ddelta

@@ -30,6 +30,7 @@ without_adjoint("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSpl
 without_adjoint("TfIdfVectorizer", why="counts words")
 
 without_adjoint("CastLike", inputs=(1,), why="reads the type, not the values")
+without_adjoint("Range", inputs=(1,), why="decides on the number of values alone")
 
 # Refused: there is a derivative
 
@@ -40,6 +41,6 @@ refuse("Optional", "OptionalGetElement", why="optional values carry no adjoints:
 refuse("Unique", why="the number of values depends on the values")
 refuse("Det", why="its derivative needs an inverse, which is no ONNX operator")
 refuse("MaxRoiPool", why="no rule is written for it: use RoiAlign")
-refuse("DFT", "STFT", why="no rule is written for it")
+refuse("STFT", why="no rule is written for it: take the frames with Gather and transform them with DFT")
 refuse("DeformConv", why="no rule is written for it")
 refuse("LinearAttention", why="onnx does not infer the ranks within its Scan: write the recurrence as a Scan itself")
