@@ -40,6 +40,7 @@ __all__ = [
     "equals_torch",
     "has_edge_values",
     "is_adjoint",
+    "is_near_in_half_precision",
     "normal",
     "positive",
     "run_onnxruntime",
@@ -61,6 +62,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented, get_all_operator_schema
 
 from onnxcam.autodiff import gradients
 from onnxcam.exporter.shapes import infer_shapes
@@ -306,6 +308,47 @@ def equals_torch(row: Case, setting: Setting) -> None:
     _assert_near(found["y"], y.detach().numpy(), row.tolerance, "y, the forward pass")
     for name, dx in zip(row.wrt, expected, strict=True):
         _assert_near(found[f"d{name}"], dx.numpy(), row.tolerance, f"d{name}")
+
+
+def is_near_in_half_precision(row: Case) -> None:
+    """The gradients of ONNX Runtime in float16 are those in float32 to 1/50 of the largest, and finite where those are.
+
+    Rows of operators that the standard or ONNX Runtime has no float16 of are skipped.
+    """
+    model = build(row, dtype="float32")
+    for node in model.graph:
+        if without := _without_half(node, model.graph.opset_imports):
+            pytest.skip(f"{node.op_type} takes no float16 as {without}")
+    half = {name: _as(x, "float16") for name, x in draw(row).items()}
+    single = {name: _as(x, "float32") for name, x in half.items()}
+    try:
+        y = run_onnxruntime(ir.to_proto(build(row, dtype="float16")))(half)["y"]
+    except NotImplemented as error:
+        pytest.skip(f"ONNX Runtime has no such kernel: {error}")
+    in_single = run_onnxruntime(differentiate(model, row.wrt))
+    u = np.random.default_rng(20240502).standard_normal(y.shape)
+    largest = max(np.abs(in_single({**single, "dy": _as(u, "float32")})[f"d{name}"]).max() for name in row.wrt)
+    u = _as(u / max(largest / 1000, 1), "float16")  # float16 ends at 65504
+    expected = in_single({**single, "dy": _as(u, "float32")})
+    found = run_onnxruntime(differentiate(build(row, dtype="float16"), row.wrt))({**half, "dy": u})
+    for name in row.wrt:
+        dx = found[f"d{name}"]
+        assert dx.dtype == np.float16
+        _assert_near(np.float32(dx), expected[f"d{name}"], 2e-2, f"d{name} in float16")
+
+
+def _without_half(node: ir.Node, opset_imports: Mapping[str, int]) -> str | None:
+    """The first input of ``node`` that may be of float32 but not of float16."""
+    if onnx.defs.has(node.op_type, node.domain):
+        formals = onnx.defs.get_schema(node.op_type, opset_imports[node.domain], node.domain).inputs
+    else:
+        formals = next(s for s in get_all_operator_schema() if (s.domain, s.name) == (node.domain, node.op_type)).inputs
+    given = [
+        formal
+        for formal, x in zip(formals, node.inputs, strict=False)
+        if x is not None and x.dtype == ir.DataType.FLOAT
+    ]
+    return next((formal.name for formal in given if "tensor(float16)" not in formal.types), None)
 
 
 def is_adjoint(row: Case, setting: Setting) -> None:
