@@ -96,6 +96,8 @@ def max_pool(at: Site, dy: ir.Value, _: ir.Value | None = None) -> Sequence[Adjo
 @rule("MaxUnpool", versions=(11, 22))
 def max_unpool(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     """Each x stands in y at the flat position that the second input names."""
+    if at.optional(2) is not None:
+        raise at.unsupported("runtimes disagree on where the indices point under output_shape: leave it out and pad y")
     return (lambda: at.op.Gather(at.op.Reshape(dy, [-1]), at.input(1)),)
 
 
