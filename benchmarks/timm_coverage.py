@@ -227,6 +227,7 @@ def document(results: dict[str, dict[str, Any]], path: Path) -> None:
     rows = [{"family": family, **row, "verdict": verdict(row)} for family, row in sorted(results.items())]
     exported = [row for row in rows if "not_exported" not in row]
     attached = [row for row in exported if "error" not in row]
+    missing = sorted(set(timm.models.list_modules()) - set(results))
     lines = [
         "# timm",
         "",
@@ -238,7 +239,8 @@ def document(results: dict[str, dict[str, Any]], path: Path) -> None:
         f"any runtime: up to {PICTURES} pairs of pictures were tried until there was none. Written by "
         "`benchmarks/timm_coverage.py --document`.",
         "",
-        f"Of {len(rows)} families torch exports {len(exported)}; {len(attached)} of these attach.",
+        f"Of {len(rows)} families torch exports {len(exported)}; {len(attached)} of these attach."
+        + (f" Not run yet: {', '.join(missing)}." if missing else ""),
         "",
         "| family | model | batch | layer (module) | layout | shape | dy/dA | own | dy/dinput | own | |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
