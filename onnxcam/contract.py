@@ -2,21 +2,27 @@
 
 An artifact is a plain ONNX file ``NAME.cam.onnx``. Beside the model's own inputs and outputs it has the
 optional input `CLASS_INDEX` and the outputs `CAM`, `ACTIVATIONS`, `GRADIENTS` and `EXPLAINED_CLASS`, and it
-carries one JSON string, `ArtifactInfo`, under the metadata key `METADATA_KEY`.
+carries one JSON string, `ArtifactInfo`, under the metadata key `METADATA_KEY`. One that explains a class against
+another has the optional input `AGAINST_INDEX` and the output `AGAINST_CLASS` as well.
 """
 
 from __future__ import annotations
 
 __all__ = [
     "ACTIVATIONS",
+    "AGAINST_CLASS",
+    "AGAINST_INDEX",
     "CAM",
     "CLASS_INDEX",
     "CONTRACT_VERSION",
+    "DEFAULT_AGAINST_INDEX",
     "DEFAULT_CLASS_INDEX",
     "EXPLAINED_CLASS",
     "GRADIENTS",
     "METADATA_KEY",
     "ArtifactInfo",
+    "Explain",
+    "Fuse",
     "LayerInfo",
     "Preprocess",
     "ScoreInfo",
@@ -37,6 +43,10 @@ METADATA_KEY = "onnxcam"
 CLASS_INDEX = "class_index"
 """Optional input, int64 [N] or [1]: the class to explain; a negative value is a rank, -1 the top class."""
 DEFAULT_CLASS_INDEX = -1
+AGAINST_INDEX = "against_index"
+"""Optional input, int64 [N] or [1]: the class to set the explained one apart from; a negative value is a rank among
+the others, -1 the likeliest of them."""
+DEFAULT_AGAINST_INDEX = -1
 
 CAM = "cam"
 """Output, float32 [N, h, w]: the raw map, after the method's own ReLU, before any min-max or resize."""
@@ -46,6 +56,8 @@ GRADIENTS = "gradients"
 """Output, shaped as the feature map: dy^c/dA."""
 EXPLAINED_CLASS = "explained_class"
 """Output, int64 [N]: the class that was explained."""
+AGAINST_CLASS = "against_class"
+"""Output, int64 [N]: the class that it was set apart from."""
 
 ResizeMode = Literal["stretch", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
@@ -54,6 +66,9 @@ ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
+Explain = Literal["class", "counterfactual", "contrast"]
+"""Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
+Fuse = Literal["mean", "max"]
 
 
 def layer_output(name: str, layer: int) -> str:
@@ -129,6 +144,9 @@ class ArtifactInfo:
     """The metadata of an artifact. ``extra`` keeps the keys that this version does not know.
 
     image_input: the model input that takes the picture.
+    explain: what the maps tell the reasons of; see `Explain`. `GRADIENTS` is of the class score in any case.
+    fuse: how the maps of all layers were joined into one; None where each layer has its own.
+    eigen_smooth: whether channels were combined by their principal component instead of their sum.
     nodes: counts ``{"forward": …, "backward": …}``, where backward is everything the exporter added.
     verification: relative errors found at export, by name (``activations``, ``gradients``, ``outputs``).
     """
@@ -143,6 +161,9 @@ class ArtifactInfo:
     labels: tuple[str, ...] | None = None
     source: str | None = None
     license: str | None = None
+    explain: Explain = "class"
+    fuse: Fuse | None = None
+    eigen_smooth: bool = False
     nodes: Mapping[str, int] = field(default_factory=dict)
     verification: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -12,8 +12,7 @@ __all__ = [
 ]
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -21,10 +20,11 @@ import onnx_ir.passes.common as passes
 from onnxscript import OpBuilder
 
 import onnxcam
-from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.contract import (
     ACTIVATIONS,
+    AGAINST_CLASS,
+    AGAINST_INDEX,
     CAM,
     CLASS_INDEX,
     EXPLAINED_CLASS,
@@ -32,31 +32,22 @@ from onnxcam.contract import (
     METADATA_KEY,
     ArtifactInfo,
     LayerInfo,
-    Preprocess,
     ScoreInfo,
     cam_output,
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError
+from onnxcam.exporter.contrast import other_class
 from onnxcam.exporter.layers import Target
-from onnxcam.exporter.layout import canonical, shape_text
-from onnxcam.exporter.score import Seed, explained_class, find_class_score, find_head, seed
+from onnxcam.exporter.layout import shape_text
+from onnxcam.exporter.maps import Gradients, check_methods, maps
+from onnxcam.exporter.options import ArtifactOptions
+from onnxcam.exporter.score import explained_class, find_class_score
 from onnxcam.exporter.shapes import infer_shapes
-from onnxcam.methods import Method, Site, find_method
+from onnxcam.methods import Method, find_methods
 
 _WORTH_HALVING = 32768
 """Elements from which a weight is stored in half precision: the small ones save little, and move the answer most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactOptions:
-    """What goes into an artifact beside the graph."""
-
-    methods: tuple[str, ...] = ("gradcam",)
-    preprocess: Preprocess | None = None
-    labels: tuple[str, ...] | None = None
-    source: str | None = None
-    license: str | None = None
 
 
 def add_explanation(
@@ -71,7 +62,8 @@ def add_explanation(
     Raises `LayerError`, `MethodError`, `UnsupportedOperatorError` and `ExportError`, each naming what it refuses.
     """
     graph = model.graph
-    chosen = [find_method(name) for name in options.methods]
+    chosen = find_methods(options.methods)
+    check_methods(chosen, options, layers=len(targets))
     infer_shapes(model)
     for target in targets:
         _refuse_flat(target, chosen)
@@ -80,19 +72,17 @@ def add_explanation(
     forward = len(graph)
     op = emitter(graph, "explanation")
     explained = explained_class(op, score)
-    maps = [target.value for target in targets]
-    start = seed(op, score, explained)
-    grads = _gradients(op, model, start, maps)
-    added: list[tuple[str, ir.Value]] = []
-    for k, (target, gradient) in enumerate(zip(targets, grads, strict=True)):
-        if chosen:
-            places = canonical(op, target.value, target.layout), canonical(op, gradient, target.layout)
-        for m, method in enumerate(chosen):
-            head = find_head(op, score, explained, target) if method.needs == "head" else None
-            site = Site(op=op, activations=places[0], explained_class=explained, gradients=places[1], head=head)
-            added.append((cam_output(method.name, first=m == 0, layer=k), _map(op, method, site)))
-        added += [(layer_output(ACTIVATIONS, k), target.value), (layer_output(GRADIENTS, k), gradient)]
-    for name, value in [*added, (EXPLAINED_CLASS, explained)]:
+    other = other_class(op, score, explained) if options.explain == "contrast" else None
+    grads = Gradients(op=op, model=model, targets=targets, score=score, explained=explained, other=other)
+    added: dict[str, ir.Value] = {}
+    for k, (target, cams) in enumerate(zip(targets, maps(grads, chosen, options), strict=True)):
+        added |= cams | {layer_output(ACTIVATIONS, k): target.value}
+        if options.gradients:
+            added[layer_output(GRADIENTS, k)] = grads.output(k)
+    added[EXPLAINED_CLASS] = explained
+    if other is not None:
+        added[AGAINST_CLASS] = other
+    for name, value in added.items():
         _add_output(op, name, value)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -119,6 +109,9 @@ def add_explanation(
         labels=_checked_labels(options.labels, score.classes),
         source=options.source,
         license=options.license,
+        explain=options.explain,
+        fuse=options.fuse,
+        eigen_smooth=options.eigen_smooth,
         nodes={"forward": forward, "backward": len(graph) - forward},
         extra={"stepped_over": score.stepped_over} if score.stepped_over else {},
     )
@@ -169,24 +162,6 @@ def describe(model: ir.Model, info: ArtifactInfo) -> None:
     model.producer_name, model.producer_version = "onnxcam", onnxcam.__version__
 
 
-_HALF_SCALE: Final = 1024.0
-"""What the seed is multiplied by in float16, and the gradients divided by: small ones would be rounded to zero."""
-
-
-def _gradients(op: OpBuilder, model: ir.Model, start: Seed, maps: Sequence[ir.Value]) -> list[ir.Value]:
-    """dy^c/dA for each of ``maps``."""
-    if start.adjoint.dtype != ir.DataType.FLOAT16:
-        return gradients(model, of=start.value, wrt=maps, seed=start.adjoint)
-    scaled = op.Mul(start.adjoint, _HALF_SCALE)
-    scaled.type, scaled.shape = start.adjoint.type, start.adjoint.shape
-    found = []
-    for x, large in zip(maps, gradients(model, of=start.value, wrt=maps, seed=scaled), strict=True):
-        gradient = op.Div(large, _HALF_SCALE)
-        gradient.type, gradient.shape = x.type, x.shape
-        found.append(gradient)
-    return found
-
-
 def remove_explanation(model: ir.Model) -> ArtifactInfo:
     """Take from an artifact, in place, all that `add_explanation` added; gives the metadata it had."""
     graph = model.graph
@@ -195,9 +170,9 @@ def remove_explanation(model: ir.Model) -> ArtifactInfo:
     for output in [y for y in graph.outputs if y.name in names]:
         graph.outputs.remove(output)
     passes.RemoveUnusedNodesPass()(model)
-    for x in [x for x in graph.inputs if x.name == CLASS_INDEX]:
+    for x in [x for x in graph.inputs if x.name in (CLASS_INDEX, AGAINST_INDEX)]:
         graph.inputs.remove(x)
-        graph.initializers.pop(CLASS_INDEX, None)
+        graph.initializers.pop(x.name or "", None)
     for node in graph:  # the feature map's own name went to the output
         for y in node.outputs:
             for k, layer in enumerate(info.layers):
@@ -210,17 +185,6 @@ def _taken(graph: ir.Graph, name: str) -> bool:
     return any(value.name == name for value in (*graph.inputs, *(y for node in graph for y in node.outputs)))
 
 
-def _map(op: OpBuilder, method: Method, site: Site) -> ir.Value:
-    """The map as the contract types it: float32 [N, h, w]."""
-    cam = method.build(site)
-    if site.activations.dtype != ir.DataType.FLOAT:
-        cam = op.Cast(cam, to=ir.DataType.FLOAT)
-    shape = site.activations.shape
-    assert shape is not None
-    cam.dtype, cam.shape = ir.DataType.FLOAT, ir.Shape([shape[0], *shape[2:]])
-    return cam
-
-
 def _add_output(op: OpBuilder, name: str, value: ir.Value) -> None:
     """Make ``value`` an output called ``name``, leaving it its name where it is an output of the model already."""
     output = op.Identity(value) if value.is_graph_output() or value.is_graph_input() else value
@@ -230,7 +194,7 @@ def _add_output(op: OpBuilder, name: str, value: ir.Value) -> None:
 
 
 def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int) -> None:
-    reserved = {CAM, CLASS_INDEX, *_added_outputs([method.name for method in methods], layers)}
+    reserved = {CAM, CLASS_INDEX, AGAINST_INDEX, *_added_outputs([method.name for method in methods], layers)}
     taken = [f"'{v.name}'" for v in (*graph.inputs, *graph.outputs) if v.name in reserved]
     if taken:
         raise ExportError(
@@ -240,7 +204,7 @@ def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int)
 
 def _added_outputs(methods: Sequence[str], layers: int) -> set[str]:
     """The names of all outputs that an explanation adds."""
-    names = {EXPLAINED_CLASS}
+    names = {EXPLAINED_CLASS, AGAINST_CLASS}
     for k in range(layers):
         names |= {layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS)}
         names |= {cam_output(method, first=m == 0, layer=k) for m, method in enumerate(methods)}

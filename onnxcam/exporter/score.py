@@ -6,6 +6,8 @@ __all__ = [
     "ClassScore",
     "Seed",
     "before_rounding",
+    "class_input",
+    "class_table",
     "explained_class",
     "find_class_score",
     "find_head",
@@ -97,7 +99,7 @@ def _squashes_classes(node: ir.Node) -> bool:
     return node.op_type == "Sigmoid" or node.attributes.get_int("axis", -1) % rank == 1
 
 
-def _table(op: OpBuilder, score: ClassScore) -> ir.Value:
+def class_table(op: OpBuilder, score: ClassScore) -> ir.Value:
     """The scores as [N, classes], in a type that ONNX Runtime ranks."""
     value = score.value
     if value.shape is not None and len(value.shape) != 2:
@@ -107,23 +109,28 @@ def _table(op: OpBuilder, score: ClassScore) -> ir.Value:
 
 def explained_class(op: OpBuilder, score: ClassScore) -> ir.Value:
     """Add the optional input `CLASS_INDEX` and resolve it: int64 [N], ranks replaced by the classes they name."""
+    return class_input(op, CLASS_INDEX, DEFAULT_CLASS_INDEX, class_table(op, score), score)
+
+
+def class_input(op: OpBuilder, name: str, default: int, table: ir.Value, score: ClassScore) -> ir.Value:
+    """Add an optional input ``name`` that chooses a class by index, or by rank in ``table``; gives the class, [N]."""
     graph = op.builder.graph
     index = ir.Value(
-        name=CLASS_INDEX,
+        name=name,
         type=ir.TensorType(ir.DataType.INT64),
-        shape=ir.Shape([f"{CLASS_INDEX}_size"]),
-        const_value=ir.tensor([DEFAULT_CLASS_INDEX], dtype=ir.DataType.INT64, name=CLASS_INDEX),
+        shape=ir.Shape([f"{name}_size"]),
+        const_value=ir.tensor([default], dtype=ir.DataType.INT64, name=name),
     )
     graph.inputs.append(index)
     graph.register_initializer(index)
     rank = op.Max(op.Neg(index), [1])  # 1 is the top class; a class given by index asks for no more than that
-    _, ranking = op.TopK(_table(op, score), op.ReduceMax(rank, keepdims=1), _outputs=2)
+    _, ranking = op.TopK(table, op.ReduceMax(rank, keepdims=1), _outputs=2)
     batch = op.Shape(score.value, start=0, end=1)
     column = op.Unsqueeze(op.Expand(op.Sub(rank, [1]), batch), [1])
     ranked = op.Squeeze(op.GatherElements(ranking, column, axis=1), [1])
-    explained: ir.Value = op.Where(op.Less(index, [0]), ranked, index)
-    explained.dtype, explained.shape = ir.DataType.INT64, ir.Shape([score.value.shape[0]])  # type: ignore[index]
-    return explained
+    chosen: ir.Value = op.Where(op.Less(index, [0]), ranked, index)
+    chosen.dtype, chosen.shape = ir.DataType.INT64, ir.Shape([score.value.shape[0]])  # type: ignore[index]
+    return chosen
 
 
 def seed(op: OpBuilder, score: ClassScore, explained: ir.Value) -> Seed:

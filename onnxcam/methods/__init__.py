@@ -1,6 +1,38 @@
-"""The CAM methods, each a piece of ONNX graph on the feature map A and the gradients g = dy^c/dA."""
+"""The CAM methods, each a piece of ONNX graph on the feature map A and the gradients g = dy^c/dA.
 
-from onnxcam.methods import cam, gradcam  # registers the methods
-from onnxcam.methods.registry import Head, Method, Site, find_method, method, methods
+A method of one's own is one decorated function, registered where it is defined and then called by its name::
 
-__all__ = ["Head", "Method", "Site", "cam", "find_method", "gradcam", "method", "methods"]
+    from onnxcam.methods import Site, method
+
+
+    @method("absolute", equation="Σ_c |g · A|", paper="mine", needs="gradients")
+    def absolute(at: Site):
+        \"\"\"Where the score hangs on the feature map, for or against.\"\"\"
+        return at.combine(at.op.Abs(at.op.Mul(at.gradients, at.activations)))
+
+
+    onnxcam.attach("plain.onnx", method="absolute")
+"""
+
+from onnxcam.methods import cam, gradcam, elementwise, finer, refine, eigen, fem, noise  # isort: skip  # registers the methods
+from onnxcam.methods.fusion import fused
+from onnxcam.methods.registry import Head, Method, Site, find_method, find_methods, method, methods
+
+__all__ = [
+    "Head",
+    "Method",
+    "Site",
+    "cam",
+    "eigen",
+    "elementwise",
+    "fem",
+    "find_method",
+    "find_methods",
+    "finer",
+    "fused",
+    "gradcam",
+    "method",
+    "methods",
+    "noise",
+    "refine",
+]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     equation="Σ_c w_kc · A_c, or A_k where no linear layer follows",
     paper="Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2",
     needs="head",
+    smooths=True,
 )
 def cam(at: Site) -> ir.Value:
     """Channels weighted by the last linear layer's row of the class; needs pooling and at most one linear layer.
@@ -24,9 +25,7 @@ def cam(at: Site) -> ir.Value:
     """
     assert at.head is not None
     op = at.op
-    cam: ir.Value
     if at.head.weights is None:
-        cam = op.GatherND(at.activations, op.Unsqueeze(at.explained_class, [1]), batch_dims=1)
-    else:
-        cam = op.ReduceSum(op.Mul(op.Unsqueeze(at.head.weights, [2, 3]), at.activations), [1], keepdims=0)
-    return cam
+        cam: ir.Value = op.GatherND(at.activations, op.Unsqueeze(at.explained_class, [1]), batch_dims=1)
+        return cam
+    return at.combine(op.Mul(op.Unsqueeze(at.head.weights, [2, 3]), at.activations))

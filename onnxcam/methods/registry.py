@@ -1,21 +1,24 @@
-"""The table of methods: name, equation, paper, what each needs, and the function that emits its nodes."""
+"""The table of methods: name, equation, paper, what each needs and costs, and the function that emits its nodes."""
 
 from __future__ import annotations
 
-__all__ = ["Head", "Method", "Site", "find_method", "method", "methods"]
+__all__ = ["Fusion", "Head", "Method", "Needs", "Score", "Site", "find_method", "find_methods", "method", "methods"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from onnxcam.errors import MethodError, nearest_names
+from onnxcam.methods.principal import first_component
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["gradients", "head"]
+Needs = Literal["activations", "gradients", "head"]
+Score = Literal["class", "finer"]
+Fusion = Literal["mean", "max", "product"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +36,11 @@ class Head:
 class Site:
     """Where a method is built.
 
-    op: emits nodes. ``activations`` is A, [N, C, h, w].
+    op: emits nodes. ``activations`` is A, float32 [N, C, h, w], whatever layout and type the model has.
     explained_class: int64 [N].
-    gradients: g, shaped as A; None for a method that does not need it.
+    gradients: g, shaped and typed as A; None for a method that does not need it.
     head: the model's classic CAM head; None where it has another or the method does not need it.
+    eigen_smooth: what `combine` does.
     """
 
     op: OpBuilder
@@ -44,17 +48,48 @@ class Site:
     explained_class: ir.Value
     gradients: ir.Value | None = None
     head: Head | None = None
+    eigen_smooth: bool = False
+
+    @property
+    def sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Channels, height and width; None where they are open."""
+        assert self.activations.shape is not None
+        channels, height, width = (dim if isinstance(dim, int) else None for dim in self.activations.shape[1:])
+        return channels, height, width
+
+    def combine(self, weighted: ir.Value) -> ir.Value:
+        """The channels of ``weighted`` [N, C, h, w] as one map: their sum, or smoothed, their principal component."""
+        if self.eigen_smooth:
+            return first_component(self.op, weighted, self.sizes)
+        total: ir.Value = self.op.ReduceSum(weighted, [1], keepdims=0)
+        return total
+
+    def evidence(self, weighted: ir.Value) -> ir.Value:
+        """What speaks for the class: `combine` without its negative values."""
+        positive: ir.Value = self.op.Relu(self.combine(weighted))
+        return positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One method: ``build`` emits the raw map, float [N, h, w]. ``needs`` says what its `Site` must have."""
+    """One method: ``build`` emits the raw map, float [N, h, w].
+
+    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, or a classic CAM ``head``.
+    cost: over an inference of the plain model, in words.
+    smooths: whether it weighs channels and then combines them, so that eigen-smooth has a meaning.
+    score: whose gradients it takes: of the ``class`` score, or of its distance from the next classes (``finer``).
+    fusion: how the maps of several layers become its one map; None where it has one for each.
+    """
 
     name: str
     equation: str
     paper: str
     needs: Needs
     build: Callable[[Site], ir.Value]
+    cost: str = "a few nodes"
+    smooths: bool = False
+    score: Score = "class"
+    fusion: Fusion | None = None
 
     @property
     def summary(self) -> str:
@@ -71,14 +106,32 @@ def methods() -> Mapping[str, Method]:
 
 
 def method(
-    name: str, *, equation: str, paper: str, needs: Needs
+    name: str,
+    *,
+    equation: str,
+    paper: str,
+    needs: Needs,
+    cost: str = "a few nodes",
+    smooths: bool = False,
+    score: Score = "class",
+    fusion: Fusion | None = None,
 ) -> Callable[[Callable[[Site], ir.Value]], Callable[[Site], ir.Value]]:
-    """Register the decorated function as the method ``name``. A second method of that name is refused."""
+    """Register the decorated function as the method ``name``; see `Method`. A second one of that name is refused."""
 
     def register(build: Callable[[Site], ir.Value]) -> Callable[[Site], ir.Value]:
         if name in _methods:
             raise ValueError(f"method '{name}' is registered already")
-        _methods[name] = Method(name=name, equation=equation, paper=paper, needs=needs, build=build)
+        _methods[name] = Method(
+            name=name,
+            equation=equation,
+            paper=paper,
+            needs=needs,
+            build=build,
+            cost=cost,
+            smooths=smooths,
+            score=score,
+            fusion=fusion,
+        )
         return build
 
     return register
@@ -90,3 +143,13 @@ def find_method(name: str) -> Method:
         hint = nearest_names(name, _methods) or f"known: {', '.join(_methods)}"
         raise MethodError(f"there is no method '{name}'; {hint}")
     return _methods[name]
+
+
+def find_methods(names: str | Sequence[str]) -> list[Method]:
+    """The methods called ``names``, in order. Raises `MethodError` for an unknown one, and for one named twice."""
+    wanted = [names] if isinstance(names, str) else list(names)
+    found = [find_method(name) for name in wanted]
+    for name in wanted:
+        if wanted.count(name) > 1:
+            raise MethodError(f"the method '{name}' is named twice: once is enough")
+    return found

@@ -1,0 +1,61 @@
+"""A method's graph on its own, run in ONNX Runtime."""
+
+from __future__ import annotations
+
+__all__ = ["run", "run_graph"]
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnxscript import OpBuilder
+
+from onnxcam.autodiff.emitter import emitter
+from onnxcam.methods import Head, Site, find_method
+
+
+def run(
+    name: str,
+    A: np.ndarray,
+    g: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    explained: int = 0,
+    eigen_smooth: bool = False,
+    open_sizes: bool = False,
+) -> np.ndarray:
+    """The maps [N, h, w] of the method ``name`` on A and g [N, C, h, w]; ``weights`` are those of a CAM head."""
+    shape = ["N", A.shape[1], *(("h", "w") if open_sizes else A.shape[2:])]
+
+    def build(op: OpBuilder, x: Mapping[str, ir.Value]) -> ir.Value:
+        x["A"].shape = ir.Shape(shape)
+        head = Head(weights=x.get("weights"))
+        return find_method(name).build(
+            Site(
+                op=op,
+                activations=x["A"],
+                gradients=x["g"],
+                explained_class=x["k"],
+                head=head,
+                eigen_smooth=eigen_smooth,
+            )
+        )
+
+    feed = {"A": A, "g": g} | ({} if weights is None else {"weights": weights})
+    classes = {"k": np.full(len(A), explained, np.int64)}
+    return run_graph(build, {name: x.astype(np.float32) for name, x in feed.items()} | classes)
+
+
+def run_graph(
+    build: Callable[[OpBuilder, Mapping[str, ir.Value]], ir.Value], feed: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """What the nodes that ``build`` emits make of the arrays ``feed``, by name."""
+    values = {name: ir.val(name, ir.DataType.from_numpy(x.dtype), [None] * x.ndim) for name, x in feed.items()}
+    graph = ir.Graph(list(values.values()), [], nodes=[], opset_imports={"": 18}, name="g")
+    result = build(emitter(graph, "method"), values)
+    result.dtype = ir.DataType.FLOAT
+    graph.outputs.append(result)
+    session = ort.InferenceSession(ir.to_proto(ir.Model(graph, ir_version=8)).SerializeToString())
+    (got,) = session.run(None, dict(feed))
+    return got
