@@ -40,6 +40,9 @@ def attach(
     input_size: tuple[int, int, int] | None,
     layers: tuple[str, ...],
     methods: tuple[str, ...],
+    explain: Any,
+    fuse: Any,
+    eigen_smooth: bool,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
     resize: Any,
@@ -85,6 +88,9 @@ def attach(
         path,
         layer=layers or None,
         method=methods,
+        explain=explain,
+        fuse=fuse,
+        eigen_smooth=eigen_smooth,
         output=output,
         layout=layout,
         image_input=image_input,
@@ -109,13 +115,20 @@ def show_report(report: Any, *, chosen: bool, against: str) -> None:
         found = "" if chosen else " (found by itself)"
         module = f", module {target.module}" if target.module and target.module != target.name else ""
         click.echo(f"layer          {target.name}{found} {shape_text(target.shape)} {target.layout_text}{module}")
-    click.echo(f"methods        {', '.join(report.info.methods)}")
+    click.echo(f"methods        {', '.join(report.info.methods)}{how_text(report.info)}")
     click.echo(f"score          {report.info.score.output}, {report.info.score.classes} classes")
     if stepped := report.info.extra.get("stepped_over"):
         click.echo(f"               before the final {stepped}, which was stepped over")
     for name, error in report.errors.items():
         click.echo(f"{name:<14} {error:.1e} relative difference from {against}")
     click.echo(f"wrote          {report.path} ({report.path.stat().st_size / 1e6:.1f} MB)")
+
+
+def how_text(info: Any) -> str:
+    """What was chosen for all methods of an artifact, in brackets; empty for the usual."""
+    explain = "" if info.explain == "class" else info.explain
+    chosen = [explain, f"layers fused by {info.fuse}" if info.fuse else "", "eigen-smooth" if info.eigen_smooth else ""]
+    return f" ({', '.join(filter(None, chosen))})" if any(chosen) else ""
 
 
 def shape_text(shape: tuple[int | None, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,6 +24,9 @@ def export(
     output: Path | None,
     layers: tuple[str, ...],
     methods: tuple[str, ...],
+    explain: Any,
+    fuse: Any,
+    eigen_smooth: bool,
     weights: Path | None,
     no_pretrained: bool,
     input_size: tuple[int, int, int] | None,
@@ -48,7 +52,9 @@ def export(
     from onnxcam.exporter import export as export_model
     from onnxcam.exporter.sources import completed_preprocess, load_source, read_labels
     from onnxcam.exporter.torch import random_example
+    from onnxcam.methods import find_methods
 
+    find_methods(methods)  # before the model is loaded
     path = output or Path(f"{_stem(model)}.cam.onnx")
     if path.exists() and not overwrite:
         raise OutputError(f"'{path}' exists: choose another name with -o, or replace it with --overwrite")
@@ -66,6 +72,9 @@ def export(
         path,
         layer=layers or None,
         method=methods,
+        explain=explain,
+        fuse=fuse,
+        eigen_smooth=eigen_smooth,
         outputs="cam" if outputs == "cam" else "all",
         preprocess=preprocess,
         labels=read_labels(labels) if labels else source.labels,

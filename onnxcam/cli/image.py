@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxcam.cli.options import (
-    class_option,
+    choice_options,
     json_option,
     max_pixels_option,
     model_option,
@@ -37,7 +37,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
     type=click.Path(path_type=Path),
     help="A file, or a folder for several.  [default: NAME_cam.png beside NAME]",
 )
-@class_option
+@choice_options
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list."
 )
@@ -51,6 +51,9 @@ def image(
     model: Path | None,
     output: Path | None,
     class_index: int | str,
+    against: int | str | None,
+    method: str | None,
+    layer: str | None,
     top: int,
     providers: tuple[str, ...],
     as_json: bool,
@@ -66,7 +69,7 @@ def image(
     Examples:
       onnxcam image cat.jpg                              -> cat_cam.png
       onnxcam image photos/ -o out/ --top 3
-      onnxcam image resnet50.cam.onnx cat.jpg --class tabby
+      onnxcam image resnet50.cam.onnx cat.jpg --class tabby --method layercam
     """
     from rich.console import Console
     from rich.progress import track
@@ -81,13 +84,14 @@ def image(
     console = Console(stderr=True)
     failures: list[OnnxCamError] = []
     with load(model, providers=providers or None) as loaded:
-        loaded.resolve(class_index)
+        choice: dict[str, Any] = {"class_index": class_index, "against": against, "method": method, "layer": layer}
+        loaded.check(**choice)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
             try:
                 picture = read_picture(source) if max_pixels is None else read_picture(source, max_pixels=max_pixels)
                 start = time.perf_counter()
-                explanation = loaded.explain(picture, class_index=class_index)
+                explanation = loaded.explain(picture, **choice)
                 milliseconds = (time.perf_counter() - start) * 1e3
                 target.parent.mkdir(parents=True, exist_ok=True)
                 explanation.save(target, **style)
@@ -160,6 +164,9 @@ def _json(source: Path, target: Path, explanation: Explanation, milliseconds: fl
             "class": explanation.class_index,
             "label": explanation.label,
             "score": explanation.score,
+            "against": explanation.against,
+            "method": explanation.method,
+            "layer": explanation.layer,
             "top": [{"class": i, "label": label, "score": score} for i, label, score in explanation.top(top)],
             "ms": round(milliseconds, 3),
         },

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from onnxcam.cli.attach import how_text
+
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
@@ -35,7 +37,7 @@ def inspect(artifact: Path | None, as_json: bool) -> None:
             "input": info.image_input,
             "score": f"{info.score.output}, {info.score.classes} classes, probabilities by {info.score.activation}",
             "layers": "; ".join(f"{x.name} {x.layout} {_shape(x.shape)}" for x in info.layers),
-            "methods": ", ".join(info.methods),
+            "methods": ", ".join(info.methods) + how_text(info),
             "preprocessing": _preprocessing(info.preprocess),
             "labels": f"{len(info.labels)}, {info.labels[0]} … {info.labels[-1]}" if info.labels else "none",
             "nodes": ", ".join(f"{count} {part}" for part, count in info.nodes.items()),

@@ -6,7 +6,7 @@ __all__ = [
     "InputSize",
     "Numbers",
     "artifact_options",
-    "class_option",
+    "choice_options",
     "json_option",
     "max_pixels_option",
     "model_option",
@@ -68,16 +68,6 @@ model_option = click.option(
     help="The artifact to run.  [default: the EfficientNet-lite0 that ships with onnxcam]",
 )
 
-class_option = click.option(
-    "--class",
-    "class_index",
-    type=_index_or_label,
-    metavar="NAME|INDEX|RANK",
-    default=DEFAULT_CLASS_INDEX,
-    show_default=True,
-    help="The class to explain: a label such as 'tabby', an index, or a rank: -1 the top class, -2 the second.",
-)
-
 provider_option = click.option(
     "--provider",
     "providers",
@@ -96,6 +86,32 @@ max_pixels_option = click.option(
     metavar="N",
     help="Refuse pictures with more pixels than this.  [default: 178956970]",
 )
+
+
+def choice_options(function: F) -> F:
+    """What is explained: ``--class``, ``--against``, ``--method`` and ``--layer``, under the names `explain` takes."""
+    for option in (
+        click.option("--layer", metavar="NAME", help="Which of the model's layers to show.  [default: its first]"),
+        click.option("--method", metavar="NAME", help="Which of the model's methods to show.  [default: its first]"),
+        click.option(
+            "--against",
+            type=_index_or_label,
+            metavar="NAME|INDEX|RANK",
+            help="The class to set it apart from, where the model was made with --explain contrast; "
+            "-1 is the likeliest other.",
+        ),
+        click.option(
+            "--class",
+            "class_index",
+            type=_index_or_label,
+            metavar="NAME|INDEX|RANK",
+            default=DEFAULT_CLASS_INDEX,
+            show_default=True,
+            help="The class to explain: a label such as 'tabby', an index, or a rank: -1 the top class, -2 the second.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def render_options(function: F) -> F:
@@ -126,7 +142,7 @@ def render_options(function: F) -> F:
 
 
 def artifact_options(function: F) -> F:
-    """What goes into an artifact: layers, methods, preprocessing, labels, outputs."""
+    """What goes into an artifact: layers, methods and what they explain, preprocessing, labels, outputs."""
     for option in (
         click.option(
             "--outputs",
@@ -149,12 +165,30 @@ def artifact_options(function: F) -> F:
         click.option("--std", type=Numbers(), help="Standard deviation per channel, in 0..1."),
         click.option("--mean", type=Numbers(), help="Mean per channel, in 0..1, for preprocessing."),
         click.option(
+            "--eigen-smooth",
+            is_flag=True,
+            help="Combine the weighted channels by their first principal component, not by their sum.",
+        ),
+        click.option(
+            "--fuse",
+            type=click.Choice(["mean", "max"]),
+            help="Join the maps of several layers, each scaled to 0..1.  [default: kept apart]",
+        ),
+        click.option(
+            "--explain",
+            type=click.Choice(["class", "counterfactual", "contrast"]),
+            default="class",
+            show_default=True,
+            help="What speaks for the class, against it, or for it rather than another.",
+        ),
+        click.option(
             "--method",
             "methods",
             multiple=True,
+            metavar="NAME",
             default=["gradcam"],
             show_default=True,
-            help="Method; may be repeated.",
+            help="A method that 'onnxcam methods' lists; may be repeated.",
         ),
         click.option(
             "--layer",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxcam.cli.options import (
-    class_option,
+    choice_options,
     json_option,
     model_option,
     overwrite_option,
@@ -35,7 +35,7 @@ _STRETCHES = 20  # as many as a screen shows
     type=click.Path(path_type=Path),
     help="Video to write: .mp4, .mov or .mkv.  [default: INPUT_cam.mp4]",
 )
-@class_option
+@choice_options
 @click.option(
     "--every",
     type=click.IntRange(min=1),
@@ -53,6 +53,9 @@ def video(
     model: Path | None,
     output: Path | None,
     class_index: int | str,
+    against: int | str | None,
+    method: str | None,
+    layer: str | None,
     every: int,
     overwrite: bool,
     providers: tuple[str, ...],
@@ -95,6 +98,9 @@ def video(
             video_path,
             output,
             class_index=class_index,
+            against=against,
+            method=method,
+            layer=layer,
             every=every,
             overwrite=overwrite,
             on_start=on_start,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onnxcam.contract import ACTIVATIONS, GRADIENTS, Preprocess, layer_output
+from onnxcam.contract import ACTIVATIONS, GRADIENTS, Explain, Fuse, Preprocess, layer_output
 from onnxcam.errors import ExportError, MissingExtraError, VerificationError
 
 try:
@@ -26,6 +26,7 @@ try:
     from onnxcam.exporter.sample import picture_input
     from onnxcam.exporter.targets import default_module
     from onnxcam.exporter.verification import Comparison, VerificationReport, verify
+    from onnxcam.methods import find_methods
 except ModuleNotFoundError as error:
     if str(error.name).startswith("onnxcam"):
         raise
@@ -47,6 +48,9 @@ def export(
     *,
     layer: str | Sequence[str] | None = None,
     method: str | Sequence[str] = "gradcam",
+    explain: Explain = "class",
+    fuse: Fuse | None = None,
+    eigen_smooth: bool = False,
     outputs: Literal["all", "cam"] = "all",
     storage: Literal["float32", "float16"] = "float32",
     preprocess: Preprocess | None = None,
@@ -60,6 +64,11 @@ def export(
     layer: module path(s) of the target, such as ``"layer4"``. None takes the last one that all ways to the score lead
         through and whose places matter to the score.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
+        for it rather than for another (of y_c - y_d): the likeliest other one, or the one chosen when the file runs.
+    fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
+        `onnxcam.methods.fused`. None keeps them apart.
+    eigen_smooth: combine the weighted channels by their first principal component instead of their sum.
     outputs: ``"cam"`` leaves the feature map and its gradient out of the file's outputs.
     storage: ``"float16"`` stores the weights in half the space; they are widened when a session loads, so the
         speed is that of float32. The report then says how far the outputs move.
@@ -73,13 +82,18 @@ def export(
 
     path = Path(path)
     _refuse_folder(path)
+    chosen = find_methods(method)
     if layer is None:
         names = [default_module(modules.export_module(model, example, ()))]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
         modules.reference(model, example, names, [0] * len(example))  # refuses a layer off the way to the score
     options = ArtifactOptions(
-        methods=(method,) if isinstance(method, str) else tuple(method),
+        methods=tuple(entry.name for entry in chosen),
+        explain=explain,
+        fuse=fuse,
+        eigen_smooth=eigen_smooth,
+        gradients=outputs == "all" or any(entry.needs == "gradients" for entry in chosen),
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
         source=source,

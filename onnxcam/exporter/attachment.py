@@ -18,6 +18,8 @@ from onnxcam.contract import (
     GRADIENTS,
     METADATA_KEY,
     ArtifactInfo,
+    Explain,
+    Fuse,
     ImageLayout,
     ImageType,
     Preprocess,
@@ -32,6 +34,7 @@ from onnxcam.exporter.preparation import prepare
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session, start_session
 from onnxcam.exporter.targets import FeatureMaps, class_output
+from onnxcam.methods import find_methods
 
 _COARSE: Final = 0.05
 """The same tolerance for half-precision and quantised models, whose last digit moves with every other fusion."""
@@ -43,6 +46,9 @@ def attach(
     *,
     layer: str | Sequence[str] | None = None,
     method: str | Sequence[str] = "gradcam",
+    explain: Explain = "class",
+    fuse: Fuse | None = None,
+    eigen_smooth: bool = False,
     output: str | None = None,
     layout: str | None = None,
     image_input: str | None = None,
@@ -59,6 +65,11 @@ def attach(
         file tells of it. None takes the last one that all ways to the score lead through and in which more than one
         place matters to the score: before the last attention for a transformer with a class token.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
+        for it rather than for another (of y_c - y_d): the likeliest other one, or the one chosen when the file runs.
+    fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
+        `onnxcam.methods.fused`. None keeps them apart.
+    eigen_smooth: combine the weighted channels by their first principal component instead of their sum.
     output: the output with the class scores, where the model has several.
     layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens:n"`` for [N, T, C] of which the first n tokens have no place; found by
         itself where None.
@@ -72,6 +83,7 @@ def attach(
     `MethodError`, `UnsupportedOperatorError`, `ExportError`, `VerificationError` or `OutputError`.
     """
     source = Path(source)
+    chosen = find_methods(method)
     model = read_model(source)
     old = _old_explanation(model, source, renew=replace)
     target_path = _checked_path(source, path, renew=old is not None)
@@ -79,7 +91,11 @@ def attach(
     image = picture_input(model.graph.inputs, image_input)
     scores = class_output(model.graph, output)
     options = ArtifactOptions(
-        methods=(method,) if isinstance(method, str) else tuple(method),
+        methods=tuple(entry.name for entry in chosen),
+        explain=explain,
+        fuse=fuse,
+        eigen_smooth=eigen_smooth,
+        gradients=outputs == "all" or any(entry.needs == "gradients" for entry in chosen),
         preprocess=preprocess or (old.preprocess if old else None),
         labels=tuple(labels) if labels is not None else (old.labels if old else None),
         source=old.source if old else source.name,
@@ -197,22 +213,27 @@ def _checked_path(source: Path, path: str | Path | None, *, renew: bool) -> Path
 def _check(
     model: ir.Model, targets: Sequence[Target], source: Path, own: Sequence[str], feed: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Run plain and explained model on ``feed``: outputs must agree, and the score must depend on each target."""
+    """Run plain and explained model on ``feed``: outputs must agree, and the score must depend on each target.
+
+    The latter is seen from the gradients, where there are any.
+    """
+    grads = {layer_output(GRADIENTS, k): target.name for k, target in enumerate(targets)}
+    grads = {name: layer for name, layer in grads.items() if any(y.name == name for y in model.graph.outputs)}
     try:
         session = cpu_session(model)
         own = [y.name for y in session.get_outputs() if y.name in own]
-        names = [*own, *(layer_output(GRADIENTS, k) for k in range(len(targets)))]
+        names = [*own, *grads]
         got = dict(zip(names, session.run(names, dict(feed)), strict=True))
     except RUNTIME_ERRORS as error:
         raise ExportError(_why_not(error, source, own, feed)) from None
     del session
-    for k, target in enumerate(targets):
-        gradient = got[layer_output(GRADIENTS, k)]
+    for name, layer in grads.items():
+        gradient = got[name]
         if not np.isfinite(gradient.astype(np.float64)).all():
-            raise VerificationError(f"the gradient at layer '{target.name}' is not finite on a random picture")
+            raise VerificationError(f"the gradient at layer '{layer}' is not finite on a random picture")
         if not np.any(gradient):
             raise LayerError(
-                f"the score does not depend on layer '{target.name}': its gradient is zero everywhere on a random "
+                f"the score does not depend on layer '{layer}': its gradient is zero everywhere on a random "
                 "picture; choose one that 'onnxcam layers' lists"
             )
     try:

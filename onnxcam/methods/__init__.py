@@ -14,7 +14,7 @@ A method of one's own is one decorated function, registered where it is defined 
     onnxcam.attach("plain.onnx", method="absolute")
 """
 
-from onnxcam.methods import cam, gradcam, elementwise, finer, refine, eigen, fem, noise  # isort: skip  # registers the methods
+from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise  # isort: skip  # registers the methods
 from onnxcam.methods.fusion import fused
 from onnxcam.methods.registry import Head, Method, Site, find_method, find_methods, method, methods
 

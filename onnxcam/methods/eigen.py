@@ -38,7 +38,7 @@ def eigencam(at: Site) -> ir.Value:
 @method(
     "eigengradcam",
     equation="(v₁ᵀ (gA - mean_s gA))(s), v₁ the first principal axis of g · A over its places",
-    paper="Gildenblat et al., pytorch-grad-cam, EigenGradCAM, 2021, after Muhammad and Yeasin 2020",
+    paper="Gildenblat and contributors, pytorch-grad-cam, EigenGradCAM, 2021, after Muhammad and Yeasin 2020",
     needs="gradients",
     cost=_COST,
 )

@@ -26,7 +26,7 @@ def hirescam(at: Site) -> ir.Value:
 @method(
     "gradcam-elementwise",
     equation="Σ_c ReLU(g_c · A_c)",
-    paper="Gildenblat et al., pytorch-grad-cam, GradCAMElementWise, 2021",
+    paper="Gildenblat and contributors, pytorch-grad-cam, GradCAMElementWise, 2021",
     needs="gradients",
     smooths=True,
 )
@@ -40,7 +40,7 @@ def gradcam_elementwise(at: Site) -> ir.Value:
     "layercam",
     equation="ReLU(Σ_c ReLU(g_c) · A_c)",
     paper="Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, "
-    "IEEE Transactions on Image Processing 2021, eq. 6 to 8",
+    "IEEE Transactions on Image Processing 2021",
     needs="gradients",
     smooths=True,
 )

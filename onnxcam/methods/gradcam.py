@@ -52,7 +52,7 @@ def gradcam_plus_plus(at: Site) -> ir.Value:
 @method(
     "xgradcam",
     equation="ReLU(Σ_c w_c · A_c), w_c = Σ_s g_c · A_c / Σ_s A_c",
-    paper="Fu et al., Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs, BMVC 2020, eq. 8",
+    paper="Fu et al., Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs, BMVC 2020",
     needs="gradients",
     smooths=True,
 )

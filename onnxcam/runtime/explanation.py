@@ -4,14 +4,15 @@ from __future__ import annotations
 
 __all__ = ["Explanation", "probabilities"]
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.contract import Activation
+from onnxcam.contract import Activation, Explain
 from onnxcam.runtime import render
 from onnxcam.runtime.geometry import Placement, project
 from onnxcam.runtime.pictures import encoded, write_picture
@@ -31,6 +32,13 @@ class Explanation:
         artifact leaves them out.
     picture: uint8 BGR [H, W, 3], what went in.
     placement: which part of the picture the model saw.
+    method, layer: by which of the artifact's methods, and at which of its layers, ``cam`` was made.
+    cams: the map of each of its methods at that layer, by the method's name.
+    explain: what the map tells the reasons of: the ``class``, its ``counterfactual``, or its ``contrast`` with the
+        class ``against``.
+
+    A map of one's own, made of ``activations`` and ``gradients``, is drawn and saved as any other after
+    ``dataclasses.replace(explanation, cam=mine)``.
     """
 
     class_index: int
@@ -43,6 +51,11 @@ class Explanation:
     picture: Picture
     placement: Placement
     labels: tuple[str, ...] | None = None
+    method: str | None = None
+    layer: str | None = None
+    cams: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    explain: Explain = "class"
+    against: int | None = None
 
     @property
     def peak(self) -> float:
@@ -70,9 +83,17 @@ class Explanation:
     @property
     def caption(self) -> str:
         """Probability and class in one short line, ``43%  tabby``: cut short, it keeps the number. Of a label's
-        synonyms, the first."""
-        name = f"class {self.class_index}" if self.label is None else self.label.split(",")[0]
+        synonyms, the first. A counterfactual says ``against tabby``, a contrast ``tabby, not lynx``."""
+        name = self._name(self.class_index)
+        if self.explain == "counterfactual":
+            name = f"against {name}"
+        elif self.against is not None:
+            name = f"{name}, not {self._name(self.against)}"
         return f"{self.score:{'.0%' if self.score >= 0.1 else '.1%'}}  {name}"
+
+    def _name(self, index: int) -> str:
+        label = self.label if index == self.class_index else self.labels[index] if self.labels else None
+        return f"class {index}" if label is None else label.split(",")[0]
 
     def top(self, k: int = 5) -> list[tuple[int, str | None, float]]:
         """The ``k`` likeliest classes as (index, label, probability), best first."""

@@ -96,6 +96,9 @@ def explain_video(
     output: str | PathLike[str],
     *,
     class_index: ClassChoice = DEFAULT_CLASS_INDEX,
+    against: ClassChoice | None = None,
+    method: str | None = None,
+    layer: str | None = None,
     every: int = 1,
     layout: Layout = DEFAULT_LAYOUT,
     alpha: float = DEFAULT_ALPHA,
@@ -108,6 +111,7 @@ def explain_video(
     """Write to ``output`` the video ``source`` with every frame explained, its time stamps and sound kept.
 
     class_index: what to explain in each frame; by default that frame's top class.
+    against, method, layer: see `onnxcam.runtime.session.CamModel.explain`.
     every: explain one frame in so many, and draw its heat on those up to the next.
     layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
     on_start, on_frame: called in the calling thread, before the first frame and after each one written.
@@ -115,12 +119,14 @@ def explain_video(
     Ctrl-C (`KeyboardInterrupt`) is taken as the end of the video: what was done is made whole, and the summary says so.
     Of a damaged source all that can be read is explained, and the summary says what is missing.
 
-    Raises `InputError`, `OutputError` or `ClassError` before any work if the source cannot be read, the output must
-    not be written, or the class does not exist. An error on the way leaves no output.
+    Raises `InputError`, `OutputError`, `ClassError`, `MethodError` or `LayerError` before any work if the source cannot
+    be read, the output must not be written, or class, method or layer do not exist. An error on the way leaves no
+    output.
     """
     if every < 1:
         raise InputError(f"one frame in {every} cannot be explained: 'every' is 1 or more")
-    (choice,) = model.resolve(class_index)
+    model.check(class_index=class_index, against=against, method=method, layer=layer)
+    choice = {"class_index": class_index, "against": against, "method": method, "layer": layer}
     check_output(Path(output), source=source, overwrite=overwrite)
     started = time.monotonic()
     artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
@@ -186,9 +192,9 @@ def ahead(function: Callable[[S], T], items: Generator[S, None, None]) -> Genera
 class _Artist:
     """Explains the frames that were prepared, and draws the latest explanation on every frame."""
 
-    def __init__(self, model: CamModel, class_index: int, style: dict[str, Any]) -> None:
+    def __init__(self, model: CamModel, choice: dict[str, Any], style: dict[str, Any]) -> None:
         self._model = model
-        self._class_index = class_index
+        self._choice = choice
         self._style = style
         self._scale = HeatScale()
         self._latest: Explanation | None = None
@@ -197,7 +203,7 @@ class _Artist:
     def draw(self, item: tuple[Frame, Prepared | None]) -> tuple[Frame, ExplainedFrame]:
         frame, prepared = item
         if prepared is not None:
-            (self._latest,) = self._model.run([prepared], class_index=self._class_index)
+            (self._latest,) = self._model.run([prepared], **self._choice)
             self._peak = self._scale.update(self._latest.peak, self._latest.class_index, frame.time)
         assert self._latest is not None  # the first frame is always prepared
         shown = replace(self._latest, picture=frame.picture)

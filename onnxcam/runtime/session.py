@@ -19,6 +19,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from onnxcam.contract import (
     ACTIVATIONS,
+    AGAINST_CLASS,
+    AGAINST_INDEX,
     CAM,
     CLASS_INDEX,
     DEFAULT_CLASS_INDEX,
@@ -27,8 +29,18 @@ from onnxcam.contract import (
     METADATA_KEY,
     ArtifactInfo,
     Preprocess,
+    cam_output,
+    layer_output,
 )
-from onnxcam.errors import ArtifactError, ClassError, InputError, ProviderError, nearest_names
+from onnxcam.errors import (
+    ArtifactError,
+    ClassError,
+    InputError,
+    LayerError,
+    MethodError,
+    ProviderError,
+    nearest_names,
+)
 from onnxcam.runtime.explanation import Explanation, probabilities
 from onnxcam.runtime.geometry import Placement, place
 from onnxcam.runtime.labels import class_named
@@ -93,6 +105,7 @@ class CamModel:
     """A loaded artifact. Used in a ``with`` statement it gives the device memory back at the end.
 
     path: the file. info: its metadata. labels, classes: of the model's answer.
+    methods, layers: the names by which its maps are chosen.
     providers: the execution providers that really run it, best first.
     preprocess: how pictures become its input; None if neither artifact nor caller said so.
 
@@ -115,11 +128,12 @@ class CamModel:
         self.preprocess = preprocess or self.info.preprocess
         self.labels = self.info.labels
         self.classes = self.info.score.classes
-        given = [output.name for output in self._session.get_outputs()]
+        self.methods = self.info.methods
+        self.layers = tuple(layer.name for layer in self.info.layers)
+        self._given = given = frozenset(output.name for output in self._session.get_outputs())
         missing = [name for name in (CAM, EXPLAINED_CLASS, self.info.score.output) if name not in given]
         if missing:
             raise ArtifactError(f"'{self.path}' lacks the output '{missing[0]}': export the model again")
-        self._features = [name for name in (ACTIVATIONS, GRADIENTS) if name in given]
         inputs = {value.name: value for value in self._session.get_inputs()}
         if self.info.image_input not in inputs:
             raise ArtifactError(f"'{self.path}' lacks the input '{self.info.image_input}': export the model again")
@@ -144,6 +158,9 @@ class CamModel:
         image: Sequence[NDArray[Any]],
         *,
         class_index: ClassChoice | Sequence[ClassChoice] = ...,
+        against: ClassChoice | Sequence[ClassChoice] | None = ...,
+        method: str | None = ...,
+        layer: str | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
     ) -> list[Explanation]: ...
 
@@ -153,6 +170,9 @@ class CamModel:
         image: NDArray[Any],
         *,
         class_index: ClassChoice | Sequence[ClassChoice] = ...,
+        against: ClassChoice | Sequence[ClassChoice] | None = ...,
+        method: str | None = ...,
+        layer: str | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
     ) -> Any: ...
 
@@ -161,6 +181,9 @@ class CamModel:
         image: Any,
         *,
         class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
+        against: ClassChoice | Sequence[ClassChoice] | None = None,
+        method: str | None = None,
+        layer: str | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> Any:
         """The `Explanation` of ``image``; of a list or a batch of images, a list of them.
@@ -168,14 +191,26 @@ class CamModel:
         image: uint8 BGR [H, W, 3]; grey [H, W], BGRA [H, W, 4] and uint16 are converted. A list may mix sizes; a
             batch is an array [N, H, W, 3]. All of it runs in one pass where the model's batch is dynamic.
         class_index: the class to explain, one for all images or one each; see `ClassChoice`.
+        against: where the artifact makes contrasts, the class that it is set apart from; a rank counts the others
+            alone, and None is the likeliest of them.
+        method, layer: which of the artifact's `methods` and `layers` `Explanation.cam` is of; None is the first. All
+            maps come in the same pass, and `Explanation.cams` has those of the other methods.
         inputs: the model's further inputs, by name, as they are.
 
-        Raises `ClassError` before running if a class does not exist, `InputError` if an image does not fit.
+        Raises, before running, `ClassError`, `MethodError` or `LayerError` if the artifact has no such class, method or
+        layer, and `InputError` if an image does not fit.
         """
         many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
         images = list(image) if many else [image]
-        classes = self.resolve(class_index, len(images))
-        explanations = self.run([self.prepare(each) for each in images], class_index=classes, inputs=inputs)
+        self.check(len(images), class_index=class_index, against=against, method=method, layer=layer)
+        explanations = self.run(
+            [self.prepare(each) for each in images],
+            class_index=class_index,
+            against=against,
+            method=method,
+            layer=layer,
+            inputs=inputs,
+        )
         return explanations if many else explanations[0]
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
@@ -194,16 +229,76 @@ class CamModel:
         prepared: Sequence[Prepared],
         *,
         class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
+        against: ClassChoice | Sequence[ClassChoice] | None = None,
+        method: str | None = None,
+        layer: str | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> list[Explanation]:
         """The explanations of what `prepare` gave, in one pass (or as many as a fixed batch size asks for)."""
-        classes = self.resolve(class_index, len(prepared))
+        classes, others = self.check(
+            len(prepared), class_index=class_index, against=against, method=method, layer=layer
+        )
+        shown = self._map(method, layer)
         size = self._batch or max(len(prepared), 1)
         return [
             explanation
             for start in range(0, len(prepared), size)
-            for explanation in self._run(prepared[start : start + size], classes[start : start + size], inputs or {})
+            for explanation in self._run(
+                prepared[start : start + size],
+                {CLASS_INDEX: classes[start : start + size]}
+                | ({} if others is None else {AGAINST_INDEX: others[start : start + size]}),
+                shown,
+                inputs or {},
+            )
         ]
+
+    def check(
+        self,
+        count: int = 1,
+        *,
+        class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
+        against: ClassChoice | Sequence[ClassChoice] | None = None,
+        method: str | None = None,
+        layer: str | None = None,
+    ) -> tuple[list[int], list[int] | None]:
+        """The classes to explain in ``count`` images, and those to set them apart from, where any were named.
+
+        Raises what `explain` raises before running.
+        """
+        self._map(method, layer)
+        classes = self.resolve(class_index, count)
+        if against is None:
+            return classes, None
+        if self.info.explain != "contrast":
+            raise ClassError(
+                f"'{self.path}' sets no class apart from another: make it with --explain contrast to use 'against'"
+            )
+        return classes, self.resolve(against, count)
+
+    def _map(self, method: str | None, layer: str | None) -> tuple[int, int]:
+        """The positions of ``method`` and ``layer``, which together have a map."""
+        if method is not None and method not in self.methods:
+            near = nearest_names(method, self.methods)
+            raise MethodError(
+                f"'{self.path}' has no map by '{method}', only by {', '.join(self.methods)}"
+                + (f"; {near}" if near else ": make it again with that --method")
+            )
+        if layer is not None and layer not in self.layers:
+            near = nearest_names(layer, self.layers)
+            raise LayerError(
+                f"'{self.path}' has no map at '{layer}', only at {', '.join(self.layers)}"
+                + (f"; {near}" if near else ": make it again with that --layer")
+            )
+        m = 0 if method is None else self.methods.index(method)
+        k = 0 if layer is None else self.layers.index(layer)
+        if self._map_name(m, k) not in self._given:
+            raise LayerError(
+                f"the map by '{self.methods[m]}' in '{self.path}' joins all its layers: leave the layer out"
+            )
+        return m, k
+
+    def _map_name(self, method: int, layer: int) -> str:
+        return cam_output(self.methods[method], first=method == 0, layer=layer)
 
     def resolve(self, class_index: ClassChoice | Sequence[ClassChoice], count: int = 1) -> list[int]:
         """One index or rank for each of ``count`` images. Raises `ClassError` if it does not exist."""
@@ -227,16 +322,24 @@ class CamModel:
         return index
 
     def _run(
-        self, prepared: Sequence[Prepared], classes: Sequence[int], inputs: Mapping[str, NDArray[Any]]
+        self,
+        prepared: Sequence[Prepared],
+        choices: Mapping[str, Sequence[int]],
+        shown: tuple[int, int],
+        inputs: Mapping[str, NDArray[Any]],
     ) -> Iterator[Explanation]:
         if self._session is None:
             raise ArtifactError(f"'{self.path}' is closed: load it again")
         surplus = (self._batch or len(prepared)) - len(prepared)  # the last of a fixed batch is filled with repeats
         tensors = [each.tensor for each in prepared] + [prepared[-1].tensor] * surplus
-        wanted = np.asarray([*classes, *[classes[-1]] * surplus], np.int64)
-        feeds = {**inputs, self.info.image_input: np.stack(tensors), CLASS_INDEX: wanted}
+        wanted = {name: np.asarray([*each, *[each[-1]] * surplus], np.int64) for name, each in choices.items()}
+        feeds = {**inputs, self.info.image_input: np.stack(tensors), **wanted}
         score = self.info.score
-        names = [CAM, EXPLAINED_CLASS, score.output, *self._features]
+        m, k = shown
+        maps = {name: self._map_name(i, k) for i, name in enumerate(self.methods)}
+        activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
+        names = [EXPLAINED_CLASS, AGAINST_CLASS, score.output, activations, gradients, *maps.values()]
+        names = [name for name in names if name in self._given]
         try:
             values = dict(zip(names, self._session.run(names, feeds), strict=True))
         except _ORT_ERRORS as error:
@@ -244,17 +347,23 @@ class CamModel:
         scores = probabilities(values[score.output].reshape(len(tensors), -1), score.activation)
         for i, each in enumerate(prepared):
             index = int(values[EXPLAINED_CLASS][i])
+            cams = {method: values[name][i] for method, name in maps.items() if name in values}
             yield Explanation(
                 class_index=index,
                 label=self.labels[index] if self.labels else None,
                 score=float(scores[i, index]),
                 scores=scores[i],
-                cam=values[CAM][i],
-                activations=values[ACTIVATIONS][i] if ACTIVATIONS in values else None,
-                gradients=values[GRADIENTS][i] if GRADIENTS in values else None,
+                cam=cams[self.methods[m]],
+                activations=values[activations][i] if activations in values else None,
+                gradients=values[gradients][i] if gradients in values else None,
                 picture=each.picture,
                 placement=each.placement,
                 labels=self.labels,
+                method=self.methods[m],
+                layer=self.layers[k],
+                cams=cams,
+                explain=self.info.explain,
+                against=int(values[AGAINST_CLASS][i]) if AGAINST_CLASS in values else None,
             )
 
 

@@ -78,6 +78,8 @@ def test_eigencam_by_hand():
     by_hand((5 * P).tolist(), "eigencam", np.array([[3 * P, 4 * P + 7]]), g)
     # the axis is ±(-4, 3)/5; the channels' mean is -P/2, and the map goes with it
     by_hand((-5 * P).tolist(), "eigencam", np.array([[-4 * P, 3 * P]]), g)
+    # the axis is ±(-4, 3, 3)/√34; the mean is 2/3 P, though the longest channel goes the other way
+    by_hand((np.sqrt(34) * P).tolist(), "eigencam", np.array([[-4 * P, 3 * P, 3 * P]]), g)
 
 
 def test_eigengradcam_by_hand():
