@@ -28,9 +28,8 @@ from onnxcam import contract, errors
 from onnxcam.contract import Preprocess
 
 if TYPE_CHECKING:
-    from onnxcam import autodiff
+    from onnxcam import autodiff, methods
     from onnxcam.exporter import attach, export, verify
-    from onnxcam.methods import methods
     from onnxcam.runtime import CamModel, Explanation, load
 
 __version__ = "0.1.0"
@@ -42,13 +41,12 @@ _HOMES = {
     "attach": "onnxcam.exporter",
     "export": "onnxcam.exporter",
     "verify": "onnxcam.exporter",
-    "methods": "onnxcam.methods",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "autodiff":
-        return import_module("onnxcam.autodiff")
+    if name in ("autodiff", "methods"):
+        return import_module(f"onnxcam.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxcam' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)

@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def methods(as_json: bool) -> None:
-    """List the methods: what each computes, what it needs, and its paper.
+    """List the methods: what each computes, what it needs and costs, and its paper.
 
     \b
     Example:
@@ -19,10 +19,10 @@ def methods(as_json: bool) -> None:
     from onnxcam.methods import methods
 
     for method in methods().values():
+        fields = {name: getattr(method, name) for name in ("name", "summary", "equation", "needs", "cost", "paper")}
         if as_json:
-            fields = {name: getattr(method, name) for name in ("name", "equation", "paper", "needs", "summary")}
             click.echo(json.dumps(fields, ensure_ascii=False))
         else:
             click.echo(
-                f"{method.name}\n  {method.summary}\n  {method.equation}\n  {method.paper}; needs {method.needs}\n"
+                "{name}\n  {summary}\n  {equation}\n  needs: {needs}; costs: {cost}\n  {paper}\n".format(**fields)
             )

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxcam.cli import main
+from onnxcam.methods import methods
 
 SOURCE = """
 import torch
@@ -118,4 +119,7 @@ def test_methods_lists_equation_and_paper():
     assert result.exit_code == 0
     assert "gradcam\n" in result.stdout
     assert "Selvaraju" in result.stdout
-    assert [json.loads(line)["name"] for line in call("methods", "--json").stdout.splitlines()] == ["cam", "gradcam"]
+    rows = {row["name"]: row for row in map(json.loads, call("methods", "--json").stdout.splitlines())}
+    assert list(rows) == list(methods())
+    assert rows["eigencam"]["needs"] == "activations"
+    assert all(row[key] for row in rows.values() for key in ("summary", "equation", "needs", "cost", "paper"))
