@@ -15,6 +15,7 @@ from .gradient_check import (
     apart,
     build,
     case,
+    constant,
     differentiate,
     each,
     edge,
@@ -145,4 +146,12 @@ def test_special_values(row):
 def test_padding_that_runtimes_disagree_on_is_refused(operator, attributes):
     row = case(f'{operator}<auto_pad="SAME_UPPER", {attributes}>(x)', x=X, opsets=(22, 22))
     with pytest.raises(AutodiffError, match=r"runtimes disagree on auto_pad SAME .* write the pads out"):
+        differentiate(build(row), ["x"])
+
+
+def test_unpooling_into_a_given_shape_is_refused():
+    """ONNX's own case has the indices point into the shape it would have without, ONNX Runtime into the one given."""
+    feeds = {"x": (1, 1, 2, 2), "i": np.array([[[[5, 7], [13, 15]]]]), "shape": constant([1, 1, 5, 5])}
+    row = case("MaxUnpool<kernel_shape=[2,2], strides=[2,2]>(x, i, shape)", wrt=["x"], **feeds)
+    with pytest.raises(AutodiffError, match="runtimes disagree on where the indices point under output_shape"):
         differentiate(build(row), ["x"])
