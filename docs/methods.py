@@ -140,12 +140,6 @@ DEPARTURES = (
         "the same sign as `eigencam`",
     ),
     (
-        "`fem`",
-        "A > μ + 2σ",
-        "A - μ > 2σ",
-        "in a channel that is the same everywhere, rounding makes every place stand out",
-    ),
-    (
         "ReLU",
         "on every map",
         "where the method has one",

@@ -19,7 +19,7 @@ from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import Layout, canonical
 from onnxcam.exporter.options import ArtifactOptions
 from onnxcam.exporter.score import ClassScore, Seed, find_head, seed
-from onnxcam.methods import Method, Site, fused
+from onnxcam.methods import Head, Method, Site, fused
 
 _HALF_SCALE: Final = 1024.0
 """What the seed is multiplied by in float16, and the gradients divided by: small ones would be rounded to zero."""
@@ -109,7 +109,7 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
         cams = []
         gradients = _gradients(at, method, options)
         for target, activations, gradient in zip(at.targets, places, gradients, strict=True):
-            head = find_head(op, at.score, at.explained, target) if method.needs == "head" else None
+            head = _head(at, target) if method.needs == "head" else None
             site = Site(
                 op=op,
                 activations=activations,
@@ -127,6 +127,14 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
         for k, cam in enumerate(cams):
             found[k][cam_output(method.name, first=m == 0, layer=k)] = cam
     return found
+
+
+def _head(at: Gradients, target: Target) -> Head:
+    """The classic CAM head behind ``target``, its weights in float32."""
+    weights = find_head(at.op, at.score, at.explained, target).weights
+    if weights is None or target.value.dtype == ir.DataType.FLOAT:
+        return Head(weights=weights)
+    return Head(weights=at.op.Cast(weights, to=ir.DataType.FLOAT))
 
 
 def _gradients(at: Gradients, method: Method, options: ArtifactOptions) -> Sequence[ir.Value | None]:

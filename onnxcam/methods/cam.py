@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnxcam.errors import MethodError
 from onnxcam.methods.registry import Site, method
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def cam(at: Site) -> ir.Value:
     assert at.head is not None
     op = at.op
     if at.head.weights is None:
+        if at.eigen_smooth:
+            raise MethodError("'cam' is a single channel in this model, with nothing to smooth: leave eigen-smooth out")
         cam: ir.Value = op.GatherND(at.activations, op.Unsqueeze(at.explained_class, [1]), batch_dims=1)
         return cam
     return at.combine(op.Mul(op.Unsqueeze(at.head.weights, [2, 3]), at.activations))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -60,6 +62,32 @@ def test_what_is_said_of_the_artifact_is_kept_in_it(folder):
     assert (info["preprocess"]["height"], info["preprocess"]["width"]) == (13, 10)
 
 
+def test_what_is_explained_is_chosen_and_told(folder):
+    many = ["--method", "gradcam", "--method", "refinecam", "--layer", "first", "--layer", "last"]
+    result = call("attach", "m.onnx", *many, "--explain", "counterfactual", "--fuse", "max", "--eigen-smooth")
+    assert result.exit_code == 0, result.output
+    told = "gradcam, refinecam (counterfactual, layers fused by max, eigen-smooth)"
+    assert f"methods        {told}\n" in result.stdout
+    assert f"methods        {told}\n" in call("inspect", "m.cam.onnx").stdout
+    info = json.loads(call("inspect", "m.cam.onnx", "--json").stdout)
+    assert (info["explain"], info["fuse"], info["eigen_smooth"]) == ("counterfactual", "max", True)
+
+
+def test_a_picture_is_explained_by_the_method_that_is_named(folder):
+    cv2.imwrite("cat.jpg", np.random.default_rng(0).integers(0, 255, (13, 10, 3), np.uint8))
+    (folder / "names.txt").write_text("a\nb\nc\nd\ne\n", encoding="utf-8")
+    more = ["--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2", "--labels", "names.txt", "--explain", "contrast"]
+    many = ["--method", "gradcam", "--method", "layercam", "--layer", "last", "--layer", "first"]
+    assert call("attach", "m.onnx", *many, *more).exit_code == 0
+    chosen = ["--method", "layercam", "--layer", "first", "--class", "b", "--against", "d"]
+    result = call("image", "m.cam.onnx", "cat.jpg", "--json", *chosen)
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert [said[key] for key in ("method", "layer", "class", "against")] == ["layercam", "first", 1, 3]
+    result = call("image", "m.cam.onnx", "cat.jpg", "--method", "layercan", "--overwrite")
+    assert (result.exit_code, "did you mean 'layercam'" in result.stderr) == (1, True)
+
+
 def test_an_older_file_is_replaced_only_when_asked(folder):
     (folder / "m.cam.onnx").write_bytes(b"older")
     result = call("attach", "m.onnx")
@@ -92,6 +120,8 @@ def test_an_artifact_is_renewed_only_when_asked(folder):
         (["m.onnx", "--output", "logit"], 1, "did you mean 'logits'"),
         (["m.onnx", "--image-input", "img"], 1, "its inputs are 'image'"),
         (["m.onnx", "--method", "gradcom"], 1, "did you mean 'gradcam'"),
+        (["m.onnx", "--method", "refinecam"], 1, "name two or more with --layer"),
+        (["m.onnx", "--explain", "clas"], 2, "'clas' is not one of"),
         (["m.onnx", "--mean", "0.5"], 1, "both --mean and --std"),
         (["m.onnx", "--labels", "none.txt"], 1, "'none.txt' cannot be read"),
         (["m.onnx", "-o", "no/m.cam.onnx"], 1, "the folder 'no' does not exist"),

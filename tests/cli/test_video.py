@@ -33,6 +33,18 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["video", *arguments])
 
 
+def test_a_method_layer_or_contrast_that_the_model_lacks_is_refused_before_any_work(folder: Path) -> None:
+    for arguments, message in (
+        (["--method", "layercam"], "has no map by 'layercam', only by gradcam"),
+        (["--layer", "imag"], "did you mean 'image'"),
+        (["--against", "red"], "make it with --explain contrast"),
+    ):
+        result = call("clip.mp4", "-m", "colors.cam.onnx", *arguments)
+        assert (result.exit_code, message in result.stderr) == (1, True), result.stderr
+    assert not (folder / "clip_cam.mp4").exists()
+    assert call("clip.mp4", "-m", "colors.cam.onnx", "--method", "gradcam", "--layer", "image").exit_code == 0
+
+
 def test_one_word_is_enough(folder: Path) -> None:
     result = call("clip.mp4", "-m", "colors.cam.onnx")
     assert (result.exit_code, result.stderr) == (0, "")

@@ -15,6 +15,7 @@ from onnxcam.errors import ExportError, LayerError, MethodError, UnsupportedOper
 from onnxcam.exporter.files import read_model
 from onnxcam.methods import methods
 
+from .graphs import cnn, save
 from .networks import torchscript
 
 ONE_LAYER = [name for name, method in methods().items() if not method.fusion and method.needs != "head"]
@@ -99,6 +100,38 @@ def test_a_batch_is_each_alone(everything):
         for name in together:
             scale = np.abs(together[name][i]).max()
             np.testing.assert_allclose(alone[name][0], together[name][i], atol=2e-4 * scale, err_msg=name)
+
+
+class Pooled(nn.Module):
+    """An activation whose places lie as ``layout`` says, the mean over them, and one linear layer."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layout = layout
+        self.stem, self.act, self.fc = nn.Conv2d(3, 6, 4, 4), nn.GELU(), nn.Linear(6, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.layout == "NCHW":
+            return self.fc(self.act(x).mean((2, 3)))
+        if self.layout == "NHWC":
+            return self.fc(self.act(x.permute(0, 2, 3, 1)).mean((1, 2)))
+        return self.fc(self.act(x.flatten(2).transpose(1, 2)).mean(1))
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC", "tokens"])
+def test_behind_pooling_and_a_linear_layer_four_methods_are_one(tmp_path, layout):
+    path = torchscript(Pooled(layout), tmp_path / "m.onnx", opset=18)
+    names = ["cam", "gradcam", "xgradcam", "hirescam"]
+    got = run(onnxcam.attach(path, tmp_path / "m.cam.onnx", layer="act", method=names).path)
+    net = Pooled("NCHW")
+    A = net.act(net.stem(torch.from_numpy(PICTURES)))
+    expected = torch.einsum("nc,nchw->nhw", net.fc.weight[CLASSES], A).detach().numpy()
+    np.testing.assert_allclose(got["cam"], expected, atol=1e-5)
+    np.testing.assert_allclose(got["cam.hirescam"] * 15, expected, atol=1e-5)
+    np.testing.assert_allclose(got["cam.gradcam"] * 15, np.maximum(expected, 0), atol=1e-5)
+    np.testing.assert_allclose(got["cam.xgradcam"] * 15, np.maximum(expected, 0), atol=1e-4)
 
 
 def gradient_of(score) -> tuple[np.ndarray, np.ndarray]:
@@ -275,6 +308,27 @@ def test_a_renewed_contrast_leaves_nothing_behind(plain, tmp_path):
     model = read_model(path)
     assert [x.name for x in model.graph.inputs] == ["image", "class_index"]
     assert [y.name for y in model.graph.outputs] == ["logits", "cam", "activations", "gradients", "explained_class"]
+
+
+def test_half_precision_loses_no_more_than_its_digits(tmp_path):
+    names = list(methods())
+    names.remove("refinecam")
+    narrow = cnn()
+    for weight in narrow.graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.dtype == np.float32:
+            weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), weight.name))
+    for value in (*narrow.graph.input, *narrow.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    picture = np.random.default_rng(0).standard_normal((2, 3, 13, 10)).astype(np.float16)
+    found = []
+    for name, model, dtype in (("wide", cnn(), np.float32), ("narrow", narrow, np.float16)):
+        path = onnxcam.attach(save(tmp_path / f"{name}.onnx", model), layer="last", method=names).path
+        found.append(run(path, picture.astype(dtype), [1, 4]))
+    for name, values in found[0].items():
+        if name.startswith("cam"):
+            assert found[1][name].dtype == np.float32
+            np.testing.assert_allclose(found[1][name], values, atol=0.02 * np.abs(values).max(), err_msg=name)
 
 
 @pytest.mark.parametrize(

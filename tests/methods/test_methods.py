@@ -209,3 +209,5 @@ def test_names_are_found_or_refused():
 def test_what_the_layer_cannot_carry_is_refused():
     with pytest.raises(MethodError, match=r"2450 of them \(at most 2048\): choose a later layer"):
         run("kpcacam", np.zeros((1, 2, 49, 50)), g)
+    with pytest.raises(MethodError, match="a single channel in this model, with nothing to smooth"):
+        run("cam", A, g, eigen_smooth=True)
