@@ -33,7 +33,8 @@ def _complete_shapes(model: ir.Model) -> None:
 
     Shapes are left open that go through a calculation, as in Reshape(x, Concat(Shape(x)[0], -1)), and behind operators
     that are not in the standard. Where the inputs are open too, the model runs on one picture and on two of another
-    size: what is the same in both is fixed, what follows the number of pictures is the batch.
+    size: what is the same in both is fixed, what follows the number of pictures is the batch, and all else gets a name,
+    so that it is not looked for again.
     """
     graph = model.graph
     given = {dim.value for x in graph.inputs for dim in x.shape or () if isinstance(dim, ir.SymbolicDim)}
@@ -65,8 +66,8 @@ def _complete_shapes(model: ir.Model) -> None:
     for y, a, b in zip(unknown, one, two, strict=True):
         known = y.shape if y.shape is not None and len(y.shape) == len(a) else [None] * len(a)
         y.shape = ir.Shape(
-            dim if isinstance(dim, int) else n if n == m else batch if (n, m) == (1, 2) else dim
-            for dim, n, m in zip(known, a.tolist(), b.tolist(), strict=True)
+            dim if isinstance(dim, int) else n if n == m else batch if (n, m) == (1, 2) else f"{y.name}.{axis}"
+            for axis, (dim, n, m) in enumerate(zip(known, a.tolist(), b.tolist(), strict=True))
         )
 
 

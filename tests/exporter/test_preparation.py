@@ -10,8 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from onnxcam.errors import ModelSourceError
+from onnxcam.exporter import shapes as shape_inference
 from onnxcam.exporter.preparation import prepare
 from onnxcam.exporter.sessions import cpu_session
+from onnxcam.exporter.shapes import infer_shapes
 
 from .graphs import CNN, CNN_WEIGHTS, cnn, model, random
 
@@ -138,6 +140,17 @@ def test_sizes_that_differ_between_pictures_stay_open():
     assert found["last"][:2] == ["N", 6]
     assert not any(isinstance(dim, int) for dim in found["last"][2:])
     assert found["logits"] == ["N", 5]
+
+
+def test_no_model_runs_twice_for_the_same_shapes(monkeypatch):
+    text = CNN.replace("[N,3,13,10]", "[N,3,H,W]").replace("last = Relu (b)", "last = com.microsoft.QuickGelu (b)")
+    read = prepared(model(text, domains={"com.microsoft": 1}, **CNN_WEIGHTS))
+    sizes = shapes(read)["last"]
+    assert sizes[:2] == ["N", 6]
+    assert len(set(sizes)) == 4  # height and width are open, and not taken for the same
+    monkeypatch.setattr(shape_inference, "start_session", None)
+    infer_shapes(read)
+    assert shapes(read)["last"] == sizes
 
 
 def test_shapes_behind_operators_of_onnxruntime_are_known_from_a_run():
