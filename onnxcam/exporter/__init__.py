@@ -75,7 +75,8 @@ def export(
     preprocess, labels: what turns a picture into ``example``'s form, and a name per class; kept in the file.
 
     Before anything is written, the graph runs in ONNX Runtime, and its outputs, activations and gradients are
-    compared with torch's autograd. Raises `VerificationError` where they differ by more than `TOLERANCE`, and
+    compared with torch's autograd, on examples near the given one too where that lies at a kink. Raises
+    `VerificationError` where they differ by more than `TOLERANCE`, and
     `LayerError`, `MethodError`, `UnsupportedOperatorError`, `ExportError` or `OutputError` where no file can be made.
     """
     from onnxcam.exporter import torch as modules
