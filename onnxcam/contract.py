@@ -64,7 +64,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
 ColorOrder = Literal["rgb", "bgr", "gray"]
 ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
-FeatureLayout = Literal["NCHW", "NHWC", "tokens"]
+FeatureLayout = Literal["NCHW", "NHWC", "NCDHW", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
 Explain = Literal["class", "counterfactual", "contrast"]
 """Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
@@ -111,6 +111,7 @@ class Preprocess:
 class LayerInfo:
     """One target: the name the user knows it by, how its axes are laid out, and its shape (None: dynamic).
 
+    layout: ``NCDHW`` is that of volumes and clips; their maps are [N, d, h, w].
     extra_tokens, grid: of tokens [N, T, C], how many of the first have no place (a class token), and rows and columns
         of the others.
     module: path of the PyTorch module whose output it is, where the file tells.

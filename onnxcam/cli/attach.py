@@ -21,7 +21,7 @@ from onnxcam.cli.options import InputSize, artifact_options
 )
 @click.option("--output", metavar="NAME", help="The output with the class scores, where there are several.")
 @click.option(
-    "--layout", metavar="NCHW|NHWC|tokens:N", help="Where the layer's places are.  [default: found by itself]"
+    "--layout", metavar="NCHW|NHWC|NCDHW|tokens:N", help="Where the layer's places are.  [default: found by itself]"
 )
 @click.option(
     "--image-input", metavar="NAME", help="The input that takes the picture.  [default: the first with 4 axes]"

@@ -19,10 +19,11 @@ try:
 
     from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, halve_storage
     from onnxcam.exporter.attachment import attach
+    from onnxcam.exporter.axes import find_layouts
     from onnxcam.exporter.comparison import TOLERANCE, ExportReport, compare_with_torch
     from onnxcam.exporter.files import write_model
     from onnxcam.exporter.layers import Target
-    from onnxcam.exporter.layout import NCHW, find_layouts
+    from onnxcam.exporter.layout import NCHW
     from onnxcam.exporter.sample import picture_input
     from onnxcam.exporter.targets import default_module
     from onnxcam.exporter.verification import Comparison, VerificationReport, verify

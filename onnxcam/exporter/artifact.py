@@ -215,11 +215,12 @@ def _refuse_flat(target: Target, methods: Sequence[Method]) -> None:
     shape = target.value.shape
     if shape is None:
         raise LayerError(f"the shape of layer '{target.name}' is unknown: run shape inference on the model first")
-    ranks = {"NCHW": 4, "NHWC": 4, "tokens": 3}
+    ranks = {"NCHW": 4, "NHWC": 4, "NCDHW": 5, "tokens": 3}
     if not methods:
         return
-    places = list(shape[1:3] if target.layout.kind == "NHWC" else shape[2:] if target.layout.kind == "NCHW" else ())
-    if len(shape) != ranks[target.layout.kind] or places == [1, 1]:
+    kind = target.layout.kind
+    places = shape[1:3] if kind == "NHWC" else shape[2:] if kind != "tokens" else ()
+    if len(shape) != ranks[kind] or (places and all(size == 1 for size in places)):
         raise LayerError(
             f"layer '{target.name}' gives {shape_text(shape)}, which has no spatial extent as {target.layout}: "
             "choose another, that 'onnxcam layers' lists, or name its layout with --layout"

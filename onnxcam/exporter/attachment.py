@@ -71,8 +71,8 @@ def attach(
         `onnxcam.methods.fused`. None keeps them apart.
     eigen_smooth: combine the weighted channels by their first principal component instead of their sum.
     output: the output with the class scores, where the model has several.
-    layout: ``"NCHW"``, ``"NHWC"``, or ``"tokens:n"`` for [N, T, C] of which the first n tokens have no place; found by
-        itself where None.
+    layout: ``"NCHW"``, ``"NHWC"``, ``"NCDHW"`` for volumes and clips, or ``"tokens:n"`` for [N, T, C] of which the
+        first n tokens have no place; found by itself where None.
     image_input: the input that takes the picture, where it is not the first with four axes.
     outputs: ``"cam"`` leaves the feature map and its gradient out of the file's outputs.
     preprocess, labels, license: kept in the file; a renewed artifact keeps its own.

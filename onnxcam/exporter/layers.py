@@ -14,7 +14,8 @@ from typing import Final
 import onnx_ir as ir
 
 from onnxcam.errors import LayerError, nearest_names
-from onnxcam.exporter.layout import Layout, find_layouts
+from onnxcam.exporter.axes import find_layouts
+from onnxcam.exporter.layout import Layout
 
 _NAME_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _FLOATING: Final = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

@@ -16,7 +16,7 @@ from onnxcam.contract import cam_output
 from onnxcam.errors import LayerError, MethodError
 from onnxcam.exporter.contrast import contrast_seed, finer_seed
 from onnxcam.exporter.layers import Target
-from onnxcam.exporter.layout import Layout, canonical
+from onnxcam.exporter.layout import Layout, as_volume, canonical
 from onnxcam.exporter.options import ArtifactOptions
 from onnxcam.exporter.score import ClassScore, Seed, find_head, seed
 from onnxcam.methods import Head, Method, Site, fused
@@ -119,14 +119,22 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
                 eigen_smooth=options.eigen_smooth,
             )
             assert activations.shape is not None
-            cams.append(_typed(method.build(site), [activations.shape[0], *activations.shape[2:]]))
+            cam = _typed(method.build(site), [activations.shape[0], *activations.shape[2:]])
+            cams.append(as_volume(op, cam, target.value) if target.layout.kind == "NCDHW" else cam)
         if joint := method.fusion or options.fuse:
+            _refuse_volumes(at.targets)
             shapes = [cam.shape for cam in cams if cam.shape is not None]
             largest = [_largest([shape[axis] for shape in shapes]) for axis in (1, 2)]
             cams = [_typed(fused(op, cams, joint), [shapes[0][0], *largest])]
         for k, cam in enumerate(cams):
             found[k][cam_output(method.name, first=m == 0, layer=k)] = cam
     return found
+
+
+def _refuse_volumes(targets: Sequence[Target]) -> None:
+    for target in targets:
+        if target.layout.kind == "NCDHW":
+            raise LayerError(f"the maps of volumes are not fused: explain layer '{target.name}' by itself")
 
 
 def _head(at: Gradients, target: Target) -> Head:

@@ -14,10 +14,12 @@ from onnxcam.errors import ExportError
 
 _SIDE = 224
 """Height and width where the graph leaves them open and no preprocessing says more."""
+_THINNER = 14
+"""By how much a volume's or clip's depth is less than the side of a picture."""
 
 
 def picture_input(inputs: Sequence[ir.Value], name: str | None = None) -> ir.Value:
-    """The input that takes the picture: the one called ``name``, else the first with four axes.
+    """The input that takes the picture: the one called ``name``, else the first with four axes, or with five.
 
     Raises `ExportError` where there is none.
     """
@@ -25,7 +27,7 @@ def picture_input(inputs: Sequence[ir.Value], name: str | None = None) -> ir.Val
     if name is not None:
         found = [x for x in free if x.name == name]
     else:
-        found = [x for x in free if x.shape is not None and len(x.shape) == 4] or free[:1]
+        found = [x for axes in (4, 5) for x in free if x.shape is not None and len(x.shape) == axes] or free[:1]
     if not found:
         known = ", ".join(f"'{x.name}'" for x in free) or "none"
         raise ExportError(f"the model has no input '{name or 'for a picture'}': its inputs are {known}")
@@ -58,6 +60,8 @@ def sample_feed(
         places = (1, 2) if last else (2, 3)
         height, width = (preprocess.height, preprocess.width) if preprocess else (side, side)
         sizes = dict(zip(places, (height, width), strict=True)) if x is image else {}
+        if x is image and len(x.shape) == 5:
+            sizes = {2: side // _THINNER, 3: side // 2, 4: side // 2}
         sizes[0] = batch
         shape = [dim if isinstance(dim, int) else sizes.get(axis, other) for axis, dim in enumerate(x.shape)]
         dtype = x.dtype.numpy()

@@ -262,12 +262,12 @@ def _pools(node: ir.Node, layout: Layout) -> bool:
         axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
         found = axes.numpy().tolist() if axes is not None else node.attributes.get_ints("axes", ())
         return sorted(axis % len(x.shape) for axis in found) == _PLACES[layout.kind]
-    if layout.kind != "NCHW":
+    if layout.kind not in ("NCHW", "NCDHW"):
         return False
     if node.op_type == "AveragePool":
         return list(node.attributes.get_ints("kernel_shape", ())) == list(x.shape[2:])
     return node.op_type == "GlobalAveragePool"
 
 
-_PLACES = {"NCHW": [2, 3], "NHWC": [1, 2], "tokens": [1]}
+_PLACES = {"NCHW": [2, 3], "NHWC": [1, 2], "NCDHW": [2, 3, 4], "tokens": [1]}
 """The axes of the places in each layout."""

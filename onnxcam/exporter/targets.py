@@ -13,8 +13,9 @@ import onnx_ir as ir
 from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.errors import ExportError, LayerError, nearest_names
+from onnxcam.exporter.axes import find_layouts
 from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
-from onnxcam.exporter.layout import Layout, find_layouts, parse_layout, shape_text
+from onnxcam.exporter.layout import Layout, parse_layout, shape_text
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.score import find_class_score
 from onnxcam.exporter.sessions import cpu_session
@@ -151,7 +152,7 @@ class FeatureMaps:
 
 def matters(gradient: np.ndarray, layout: Layout) -> bool:
     """Whether ``gradient`` is not zero at more than one place."""
-    channels = 1 if layout.kind == "NCHW" else gradient.ndim - 1
+    channels = 1 if layout.kind in ("NCHW", "NCDHW") else gradient.ndim - 1
     places = np.any(gradient != 0, axis=channels)
     if layout.kind == "tokens":
         places = places[:, layout.extra_tokens :]

@@ -139,6 +139,7 @@ class CamModel:
             raise ArtifactError(f"'{self.path}' lacks the input '{self.info.image_input}': export the model again")
         batch = inputs[self.info.image_input].shape[0]
         self._batch = batch if isinstance(batch, int) else None
+        self._axes = len(inputs[self.info.image_input].shape)
 
     def __enter__(self) -> CamModel:
         return self
@@ -215,6 +216,11 @@ class CamModel:
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
+        if self._axes != 4:
+            raise InputError(
+                f"'{self.path}' takes no picture but '{self.info.image_input}' with {self._axes} axes: run it with "
+                "onnxruntime on such an array, which gives its map as the output 'cam'"
+            )
         if self.preprocess is None:
             raise InputError(
                 f"'{self.path}' does not say how a picture becomes its input: pass preprocess=onnxcam.Preprocess(...) "

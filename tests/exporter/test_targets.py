@@ -142,9 +142,9 @@ def test_a_layer_that_the_score_does_not_depend_on(tmp_path):
         ("flat", None, r"'flat' gives \[N, 6\], in which no height and width"),
         ("pooled", None, r"\[N, 6, 1, 1\], in which no height and width"),
         ("pooled", "NCHW", "no spatial extent"),
-        ("last", "NHCW", "no layout 'NHCW': write NCHW, NHWC, or tokens:1"),
+        ("last", "NHCW", "no layout 'NHCW': write NCHW, NHWC, NCDHW, or tokens:1"),
         ("last", "tokens:1", r"tokens are \[N, T, C\]"),
-        ("flat", "NHWC", "has 2 axes, and NHWC needs four"),
+        ("flat", "NHWC", "has 2 axes, and NHWC 4"),
         (None, "NHWC", "a layout belongs to a layer that is named"),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 
 import onnxcam
 from onnxcam.errors import LayerError
-from onnxcam.exporter.layout import Layout, find_layouts, parse_layout
+from onnxcam.exporter.axes import find_layouts
+from onnxcam.exporter.layout import Layout, parse_layout
 
 from .graphs import model, run, save
 
@@ -121,7 +122,7 @@ def test_a_layout_that_is_named_goes_before_what_was_found():
     [
         ("tokens:1", (1, 9, 6), "9 tokens, and without 1 they fill no square grid"),
         ("tokens:x", (1, 9, 6), "no layout 'tokens:x'"),
-        ("NCHW", (1, 9, 6), "3 axes, and NCHW needs four"),
+        ("NCHW", (1, 9, 6), "has 3 axes, and NCHW 4"),
         ("tokens:9", (1, 9, 6), "fill no square grid"),
     ],
 )
