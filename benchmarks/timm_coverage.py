@@ -95,7 +95,8 @@ def export(name: str, path: Path) -> str:
         try:
             onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions share no class
-            reason = f"ONNX Runtime does not load what torch wrote: {' '.join(str(error).split())[:160]}"
+            said = " ".join(str(error).replace(str(path), path.name).split())
+            reason = f"ONNX Runtime does not load what torch wrote: {said[:160]}"
             continue
         return batch
     raise SystemExit(f"torch cannot export: {reason}")
