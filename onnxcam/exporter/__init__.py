@@ -25,6 +25,7 @@ try:
     from onnxcam.exporter.layers import Target
     from onnxcam.exporter.layout import NCHW
     from onnxcam.exporter.sample import picture_input
+    from onnxcam.exporter.scores import find_score
     from onnxcam.exporter.targets import default_module
     from onnxcam.exporter.verification import Comparison, VerificationReport, verify
     from onnxcam.methods import find_methods
@@ -89,7 +90,7 @@ def export(
         names = [default_module(modules.export_module(model, example, ()))]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
-        modules.reference(model, example, names, [0] * len(example))  # refuses a layer off the way to the score
+        modules.reference(model, example, names)  # refuses a layer off the way to the score
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,
@@ -114,7 +115,7 @@ def export(
             Target(name=name, value=value, layout=layouts.get(value, NCHW), module=name)
             for name, value in zip(names, exported.targets, strict=True)
         ],
-        output=exported.output,
+        score=find_score(exported.output),
         image=picture_input(exported.model.graph.inputs),
         options=options,
     )

@@ -32,17 +32,16 @@ from onnxcam.contract import (
     METADATA_KEY,
     ArtifactInfo,
     LayerInfo,
-    ScoreInfo,
     cam_output,
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError
-from onnxcam.exporter.contrast import other_class
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.maps import Gradients, check_methods, maps
 from onnxcam.exporter.options import ArtifactOptions
-from onnxcam.exporter.score import explained_class, find_class_score
+from onnxcam.exporter.scores.contrast import other_class
+from onnxcam.exporter.scores.protocol import Score
 from onnxcam.exporter.shapes import infer_shapes
 from onnxcam.methods import Method, find_methods
 
@@ -51,12 +50,12 @@ _WORTH_HALVING = 32768
 
 
 def add_explanation(
-    model: ir.Model, targets: Sequence[Target], *, output: ir.Value, image: ir.Value, options: ArtifactOptions
+    model: ir.Model, targets: Sequence[Target], *, score: Score, image: ir.Value, options: ArtifactOptions
 ) -> ArtifactInfo:
     """Add to ``model``, in place, what the contract asks for, and give the metadata that describes it.
 
     targets: the feature maps. With no method in ``options`` any floating-point value will do, and no map is made.
-    output: the model's class output [N, classes].
+    score: what is explained.
     image: the input that takes the picture.
 
     Raises `LayerError`, `MethodError`, `UnsupportedOperatorError` and `ExportError`, each naming what it refuses.
@@ -68,18 +67,18 @@ def add_explanation(
     for target in targets:
         _refuse_flat(target, chosen)
     _refuse_taken_names(graph, chosen, len(targets))
-    score = find_class_score(output)
     forward = len(graph)
     op = emitter(graph, "explanation")
-    explained = explained_class(op, score)
-    other = other_class(op, score, explained) if options.explain == "contrast" else None
-    grads = Gradients(op=op, model=model, targets=targets, score=score, explained=explained, other=other)
+    subjects = score.subjects(op)
+    (subject,) = subjects
+    other = other_class(op, subject) if options.explain == "contrast" else None
+    grads = Gradients(op=op, model=model, targets=targets, subject=subject, other=other)
     added: dict[str, ir.Value] = {}
     for k, (target, cams) in enumerate(zip(targets, maps(grads, chosen, options), strict=True)):
         added |= cams | {layer_output(ACTIVATIONS, k): target.value}
         if options.gradients:
             added[layer_output(GRADIENTS, k)] = grads.output(k)
-    added[EXPLAINED_CLASS] = explained
+    added |= score.outputs(op, subjects)
     if other is not None:
         added[AGAINST_CLASS] = other
     for name, value in added.items():
@@ -104,9 +103,9 @@ def add_explanation(
             for target in targets
         ),
         methods=tuple(method.name for method in chosen),
-        score=ScoreInfo(output=output.name or "", activation=score.activation, classes=score.classes),
+        score=score.info,
         preprocess=options.preprocess,
-        labels=_checked_labels(options.labels, score.classes),
+        labels=_checked_labels(options.labels, score.info.classes),
         source=options.source,
         license=options.license,
         explain=options.explain,

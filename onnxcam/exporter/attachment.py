@@ -32,6 +32,7 @@ from onnxcam.exporter.files import read_model, write_model
 from onnxcam.exporter.layers import Candidate, Target
 from onnxcam.exporter.preparation import prepare
 from onnxcam.exporter.sample import picture_input, sample_feed
+from onnxcam.exporter.scores import find_score
 from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session, start_session
 from onnxcam.exporter.targets import FeatureMaps, class_output
 from onnxcam.methods import find_methods
@@ -89,7 +90,7 @@ def attach(
     target_path = _checked_path(source, path, renew=old is not None)
     prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
-    scores = class_output(model.graph, output)
+    score = find_score(class_output(model.graph, output))
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,
@@ -102,7 +103,7 @@ def attach(
         license=license or (old.license if old else None),
     )
     feed = sample_feed(model.graph.inputs, image=image, preprocess=options.preprocess)
-    maps = FeatureMaps(model, output=scores, image=image)
+    maps = FeatureMaps(model, score=score.value, image=image)
     if layer is None and layout is not None:
         raise LayerError("a layout belongs to a layer that is named: give --layer as well, or leave --layout out")
     if layer is None:
@@ -110,7 +111,7 @@ def attach(
     else:
         targets = [maps.named(name, layout) for name in ([layer] if isinstance(layer, str) else layer)]
     own = [y.name or "" for y in model.graph.outputs]
-    info = add_explanation(model, targets, output=scores, image=image, options=options)
+    info = add_explanation(model, targets, score=score, image=image, options=options)
     errors = _check(model, targets, source, own, feed)
     info = dataclasses.replace(info, verification=errors)
     describe(model, info)
@@ -134,7 +135,7 @@ def feature_maps(
         remove_explanation(model)
     prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
-    maps = FeatureMaps(model, output=class_output(model.graph, output), image=image)
+    maps = FeatureMaps(model, score=find_score(class_output(model.graph, output)).value, image=image)
     return maps.all, maps.default(sample_feed(model.graph.inputs, image=image))
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from onnxcam.contract import ACTIVATIONS, CLASS_INDEX, EXPLAINED_CLASS, GRADIENTS, ArtifactInfo, layer_output
+from onnxcam.contract import ACTIVATIONS, GRADIENTS, ArtifactInfo, layer_output
+from onnxcam.exporter.scores import Score, known_score
 from onnxcam.exporter.sessions import cpu_session
 
 if TYPE_CHECKING:
@@ -44,16 +45,16 @@ def compare_with_torch(
 ) -> dict[str, float]:
     """Relative errors of outputs, activations and gradients against torch, each the worst over images and layers.
 
-    The second image is explained for its second class, so that the class index is checked as well. Where rounding
-    falls on the other side of a kink, as of ReLU, gradients are off by any amount: up to `_TRIES` examples are then
-    compared, the given one with noise, and the errors of the nearest are given. A wrong rule is wrong on all of them.
+    Where rounding falls on the other side of a kink, as of ReLU, gradients are off by any amount: up to `_TRIES`
+    examples are then compared, the given one with noise, and the errors of the nearest are given. A wrong rule is
+    wrong on all of them.
     """
-    session = cpu_session(graph)
-    nearest = _errors(session, info, model, example, names)
+    session, score = cpu_session(graph), known_score(graph.graph, info.score)
+    nearest = _errors(session, score, info, model, example, names)
     for seed in range(1, _TRIES):
         if nearest.get(GRADIENTS, 0.0) <= TOLERANCE:
             break
-        errors = _errors(session, info, model, _moved(example, seed), names)
+        errors = _errors(session, score, info, model, _moved(example, seed), names)
         nearest = min(nearest, errors, key=lambda found: found[GRADIENTS])
     return nearest
 
@@ -68,24 +69,35 @@ def _moved(example: Tensor, seed: int) -> Tensor:
 
 
 def _errors(
-    session: ort.InferenceSession, info: ArtifactInfo, model: Module, example: Tensor, names: Sequence[str]
+    session: ort.InferenceSession,
+    score: Score,
+    info: ArtifactInfo,
+    model: Module,
+    example: Tensor,
+    names: Sequence[str],
 ) -> dict[str, float]:
     """The errors on ``example``."""
     from onnxcam.exporter import torch as modules
 
     produced = [output.name for output in session.get_outputs()]
-    ranks = -np.arange(1, len(example) + 1, dtype=np.int64)
-    ranks = np.maximum(ranks, -min(2, info.score.classes))
-    feed = {info.image_input: example.detach().numpy(), CLASS_INDEX: ranks}
+    feed = {info.image_input: example.detach().numpy(), **score.trial(len(example))}
     got = dict(zip(produced, session.run(produced, feed), strict=True))
-    expected = modules.reference(model, example, names, got[EXPLAINED_CLASS].tolist())
+    expected = modules.reference(model, example, names, score.adjoints(feed, got))
     errors = {"outputs": relative_error(got[info.score.output], expected.output)}
     for k in range(len(names)):
-        pairs = {ACTIVATIONS: expected.activations[k], GRADIENTS: expected.gradients[k]}
+        pairs = {
+            ACTIVATIONS: expected.activations[k],
+            GRADIENTS: _together([layers[k] for layers in expected.gradients]),
+        }
         for name, reference in pairs.items():
             if (output := layer_output(name, k)) in got:
                 errors[name] = max(errors.get(name, 0.0), relative_error(got[output], reference))
     return errors
+
+
+def _together(gradients: Sequence[np.ndarray]) -> np.ndarray:
+    """The gradients of each y as the contract has them: alone, or along an axis behind the images."""
+    return gradients[0] if len(gradients) == 1 else np.stack(gradients, axis=1)
 
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:

@@ -14,11 +14,11 @@ from onnxscript import OpBuilder
 from onnxcam import autodiff
 from onnxcam.contract import cam_output
 from onnxcam.errors import LayerError, MethodError
-from onnxcam.exporter.contrast import contrast_seed, finer_seed
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import Layout, as_volume, canonical
 from onnxcam.exporter.options import ArtifactOptions
-from onnxcam.exporter.score import ClassScore, Seed, find_head, seed
+from onnxcam.exporter.scores.contrast import contrast_seed, finer_seed
+from onnxcam.exporter.scores.protocol import Seed, Subject
 from onnxcam.methods import Head, Method, Site, fused
 
 _HALF_SCALE: Final = 1024.0
@@ -29,7 +29,7 @@ _Score = Literal["class", "contrast", "finer"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradients:
-    """The gradients of each score at all ``targets``, emitted when they are first asked for.
+    """The gradients of one subject's scores at all ``targets``, emitted when they are first asked for.
 
     other: the class that the explained one is set apart from, [N]; None where there is none.
     """
@@ -37,8 +37,7 @@ class Gradients:
     op: OpBuilder
     model: ir.Model
     targets: Sequence[Target]
-    score: ClassScore
-    explained: ir.Value
+    subject: Subject
     other: ir.Value | None = None
     _found: dict[_Score, list[ir.Value]] = field(default_factory=dict)
 
@@ -56,7 +55,7 @@ class Gradients:
 
     @property
     def _scale(self) -> float:
-        return _HALF_SCALE if self.score.value.dtype == ir.DataType.FLOAT16 else 1.0
+        return _HALF_SCALE if self.subject.score.value.dtype == ir.DataType.FLOAT16 else 1.0
 
     def _of(self, score: _Score) -> list[ir.Value]:
         if score not in self._found:
@@ -71,11 +70,11 @@ class Gradients:
 
     def _seed(self, score: _Score) -> Seed:
         if score == "finer":
-            return finer_seed(self.op, self.score, self.explained)
+            return finer_seed(self.op, self.subject)
         if score == "contrast":
             assert self.other is not None
-            return contrast_seed(self.op, self.score, self.explained, self.other)
-        return seed(self.op, self.score, self.explained)
+            return contrast_seed(self.op, self.subject, self.other)
+        return self.subject.seed(self.op)
 
 
 def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers: int) -> None:
@@ -113,7 +112,7 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
             site = Site(
                 op=op,
                 activations=activations,
-                explained_class=at.explained,
+                explained_class=at.subject.explained,
                 gradients=gradient,
                 head=head,
                 eigen_smooth=options.eigen_smooth,
@@ -139,7 +138,7 @@ def _refuse_volumes(targets: Sequence[Target]) -> None:
 
 def _head(at: Gradients, target: Target) -> Head:
     """The classic CAM head behind ``target``, its weights in float32."""
-    weights = find_head(at.op, at.score, at.explained, target).weights
+    weights = at.subject.head(at.op, target).weights
     if weights is None or target.value.dtype == ir.DataType.FLOAT:
         return Head(weights=weights)
     return Head(weights=at.op.Cast(weights, to=ir.DataType.FLOAT))

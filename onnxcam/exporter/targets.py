@@ -17,7 +17,7 @@ from onnxcam.exporter.axes import find_layouts
 from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
 from onnxcam.exporter.layout import Layout, parse_layout, shape_text
 from onnxcam.exporter.sample import picture_input, sample_feed
-from onnxcam.exporter.score import find_class_score
+from onnxcam.exporter.scores import find_score
 from onnxcam.exporter.sessions import cpu_session
 
 if TYPE_CHECKING:
@@ -63,18 +63,18 @@ def default_module(exported: TorchExport) -> str:
 def module_maps(exported: TorchExport) -> tuple[list[Candidate], Target]:
     """The outputs of modules that are feature maps on the way to the score, and the one taken by default."""
     image = picture_input(exported.model.graph.inputs)
-    maps = FeatureMaps(exported.model, output=exported.output, image=image)
+    maps = FeatureMaps(exported.model, score=find_score(exported.output).value, image=image)
     maps.all = [candidate for candidate in maps.all if candidate.module is not None]
     return maps.all, maps.default(sample_feed(exported.model.graph.inputs, image=image))
 
 
 class FeatureMaps:
-    """The feature maps on the way from the picture to the class scores, to choose targets from."""
+    """The feature maps on the way from the picture to the ``score``, to choose targets from."""
 
-    def __init__(self, model: ir.Model, *, output: ir.Value, image: ir.Value) -> None:
-        self.all = candidates(model.graph, find_class_score(output).value, image)
+    def __init__(self, model: ir.Model, *, score: ir.Value, image: ir.Value) -> None:
+        self.all = candidates(model.graph, score, image)
         self._model = model
-        self._output = output
+        self._score = score
         self._image = image
         self._known = {candidate.value: candidate for candidate in self.all}
 
@@ -138,8 +138,7 @@ class FeatureMaps:
             return [True] * len(some)
         copy = self._model.clone()
         values = {y.name: y for node in copy.graph for y in node.outputs}
-        outputs = {y.name: y for y in copy.graph.outputs}
-        score = find_class_score(outputs[self._output.name]).value
+        score = values[self._score.name]
         op = emitter(copy.graph, "probe")
         top = op.CastLike(op.Equal(score, op.ReduceMax(score, [1])), score)
         top.type, top.shape = score.type, score.shape

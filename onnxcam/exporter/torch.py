@@ -66,11 +66,11 @@ class TorchExport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What torch's autograd says for a batch and a class per image; all arrays float32."""
+    """What torch's autograd says of a batch, all arrays float32: ``gradients`` are of each y, at each layer."""
 
     output: np.ndarray
     activations: tuple[np.ndarray, ...]
-    gradients: tuple[np.ndarray, ...]
+    gradients: tuple[tuple[np.ndarray, ...], ...]
 
 
 class _Tap(nn.Module):
@@ -158,25 +158,36 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
     raise ExportError(f"torch cannot export this model to ONNX: {reason}")
 
 
-def reference(model: nn.Module, example: torch.Tensor, names: Sequence[str], classes: Sequence[int]) -> Reference:
-    """The scores of ``example``, the feature maps of the layers ``names``, and dy^c/dA by torch's autograd.
+def reference(
+    model: nn.Module, example: torch.Tensor, names: Sequence[str], adjoints: Sequence[np.ndarray] | None = None
+) -> Reference:
+    """The scores of ``example``, the feature maps of the layers ``names``, and dy/dA by torch's autograd.
 
-    classes: the class explained in each image.
+    adjoints: dy/d(scores) of each y that is explained; of their sum where None.
     """
     _check_names(model, names)
     with _evaluating(model):
         output, *maps = _Tap(model, names)(example.detach().clone().requires_grad_())
         scores = _before_squashing(output)
-        one_hot = nn.functional.one_hot(torch.tensor(classes), output.shape[1]).to(output.dtype)
-        grads = torch.autograd.grad(scores, maps, one_hot, allow_unused=True)
-    unused = [name for name, g in zip(names, grads, strict=True) if g is None]
+        grads = [
+            torch.autograd.grad(scores, maps, seed, allow_unused=True, retain_graph=True)
+            for seed in _seeds(output, adjoints)
+        ]
+    unused = [name for name, g in zip(names, grads[0], strict=True) if g is None]
     if unused:
         raise LayerError(f"layer '{unused[0]}' is not on the way to the score: choose one that 'onnxcam layers' lists")
     return Reference(
         output=output.detach().numpy(),
         activations=tuple(a.detach().numpy() for a in maps),
-        gradients=tuple(g.numpy() for g in grads if g is not None),
+        gradients=tuple(tuple(g.numpy() for g in layers if g is not None) for layers in grads),
     )
+
+
+def _seeds(output: torch.Tensor, adjoints: Sequence[np.ndarray] | None) -> list[torch.Tensor]:
+    """What ``output`` is differentiated with, shaped and typed as it."""
+    if adjoints is None:
+        return [torch.ones_like(output)]
+    return [torch.from_numpy(adjoint).to(output.dtype).reshape(output.shape) for adjoint in adjoints]
 
 
 def random_example(size: Sequence[int], *, batch: int = 2, seed: int = 0) -> torch.Tensor:

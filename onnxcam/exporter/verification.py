@@ -24,7 +24,7 @@ from onnxcam.exporter.comparison import compare_with_torch
 from onnxcam.exporter.files import read_model
 from onnxcam.exporter.layers import behind_identity, on_the_way
 from onnxcam.exporter.sample import sample_feed
-from onnxcam.exporter.score import before_rounding, find_class_score, one_hot
+from onnxcam.exporter.scores import known_score
 from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session
 from onnxcam.exporter.smooth import smooth
 
@@ -68,13 +68,14 @@ class VerificationReport:
     """Everything that was compared in one artifact.
 
     sample: the input it was compared on, in words.
+    explained_class: the class that was explained on it, the first of several; None where there are no classes.
     culprit: where a gradient is wrong, the operator at which it becomes so.
     against_torch: relative errors of outputs, activations and gradients against PyTorch, where it was given.
     """
 
     path: Path
     sample: str
-    explained_class: int
+    explained_class: int | None
     comparisons: tuple[Comparison, ...]
     culprit: str | None = None
     against_torch: Mapping[str, float] = field(default_factory=dict)
@@ -140,23 +141,23 @@ def verify(
         got = dict(zip(names, session.run(names, feed), strict=True))
     except RUNTIME_ERRORS as error:
         raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
-    explained = got[EXPLAINED_CLASS]
-    score = before_rounding(find_class_score(outputs[info.score.output]).value)
+    score = known_score(artifact.graph, info.score)
+    adjoints = score.adjoints(feed, got)
     comparisons: list[Comparison] = []
     for k, target in enumerate(info.layers):
         activations, gradient = got[layer_output(ACTIVATIONS, k)], got[layer_output(GRADIENTS, k)]
-        head = _Head(artifact, behind_identity(outputs[layer_output(ACTIVATIONS, k)]), score, feed, explained)
+        head = _Head(artifact, behind_identity(outputs[layer_output(ACTIVATIONS, k)]), score.start, feed)
         vectors = {"along the gradient": gradient}
         vectors |= {f"random {i + 1}": rng.standard_normal(gradient.shape) for i in range(directions)}
         for name, vector in vectors.items():
-            comparisons.append(head.compare(target.name, name, activations, gradient, vector))
+            comparisons.append(head.compare(target.name, name, activations, gradient, vector, adjoints[0]))
     wrong = next((c.layer for c in comparisons if not c.passed), None)
     return VerificationReport(
         path=path,
         sample=f"a random picture (seed {seed})",
-        explained_class=int(explained[0]),
+        explained_class=int(got[EXPLAINED_CLASS].flat[0]) if EXPLAINED_CLASS in got else None,
         comparisons=tuple(comparisons),
-        culprit=None if wrong is None else _culprit(artifact, info, wrong, feed, explained),
+        culprit=None if wrong is None else _culprit(artifact, info, wrong, feed, adjoints[0]),
         against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed),
     )
 
@@ -180,9 +181,7 @@ def _against_torch(
 class _Head:
     """The part of a graph behind a value, run on its own."""
 
-    def __init__(
-        self, model: ir.Model, value: ir.Value, score: ir.Value, feed: Mapping[str, np.ndarray], explained: np.ndarray
-    ) -> None:
+    def __init__(self, model: ir.Model, value: ir.Value, score: ir.Value, feed: Mapping[str, np.ndarray]) -> None:
         inputs = [x for x in model.graph.inputs if not x.is_initializer() and x is not value]
         graph = ir.convenience.extract(model.graph, [*inputs, value], [score])
         head = ir.Model(graph, ir_version=model.ir_version)
@@ -195,16 +194,16 @@ class _Head:
         }
         self._value = value.name or ""
         self._dtype = known[self._value]
-        self._explained = explained
 
-    def score(self, x: np.ndarray) -> float:
+    def score(self, x: np.ndarray, adjoint: np.ndarray) -> float:
         """The explained scores of all images, added up: no image depends on another."""
         (scores,) = self._session.run(None, {**self._feed, self._value: x.astype(self._dtype)})
-        table = scores.reshape(len(scores), -1).astype(np.float64)
-        return float(table[np.arange(len(table)), self._explained].sum())
+        return float((scores.astype(np.float64) * adjoint).sum())
 
-    def compare(self, layer: str, name: str, x: np.ndarray, gradient: np.ndarray, vector: np.ndarray) -> Comparison:
-        """The slope along ``vector``: one central difference for each step, the one that agrees best counts."""
+    def compare(
+        self, layer: str, name: str, x: np.ndarray, gradient: np.ndarray, vector: np.ndarray, adjoint: np.ndarray
+    ) -> Comparison:
+        """The slope along ``vector`` of the score with ``adjoint``: of all steps' central differences the best."""
         x, gradient, unit = (array.astype(np.float64) for array in (x, gradient, vector))
         unit /= max(float(np.linalg.norm(unit)), 1e-300)
         got = float((gradient * unit).sum())
@@ -212,7 +211,7 @@ class _Head:
         size = max(float(np.linalg.norm(x)), 1e-6)
         slopes = []
         for step in _STEPS:
-            ahead, behind = (self.score(x + sign * step * size * unit) for sign in (1, -1))
+            ahead, behind = (self.score(x + sign * step * size * unit, adjoint) for sign in (1, -1))
             slopes.append((ahead - behind) / (2 * step * size))
         expected = min(slopes, key=lambda slope: abs(slope - got))
         return Comparison(
@@ -232,7 +231,7 @@ def _ends_clipped(graph: ir.Graph) -> set[str]:
 
 
 def _culprit(
-    artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[str, np.ndarray], explained: np.ndarray
+    artifact: ir.Model, info: ArtifactInfo, layer: str, feed: Mapping[str, np.ndarray], adjoint: np.ndarray
 ) -> str:
     """The operator at which the gradient becomes wrong on its way from the score to ``layer``."""
     model = artifact.clone()
@@ -240,20 +239,20 @@ def _culprit(
     k = next(k for k, known in enumerate(info.layers) if known.name == layer)
     target = behind_identity(outputs[layer_output(ACTIVATIONS, k)])
     remove_explanation(model)
-    score = before_rounding(find_class_score(next(y for y in model.graph.outputs if y.name == info.score.output)).value)
+    score = known_score(model.graph, info.score).start
     path = on_the_way(model.graph, score, target)
     values = [target, *(y for node in path for y in node.outputs if _differentiated(y) and y is not score)]
     try:
-        found = _anew(model, info.score.output, values, feed, explained)
+        found = _anew(model, score, values, feed, adjoint)
     except AutodiffError as error:
         return str(error)
     except RUNTIME_ERRORS as error:
         return f"a graph that does not run: {str(error).strip().splitlines()[0]}"
     for value in reversed(values):
         x, gradient = found[value]
-        head = _Head(model, value, score, feed, explained)
+        head = _Head(model, value, score, feed)
         random = np.random.default_rng(0).standard_normal(gradient.shape)
-        rows = [head.compare(layer, "", x, gradient, vector) for vector in (gradient, random)]
+        rows = [head.compare(layer, "", x, gradient, vector, adjoint) for vector in (gradient, random)]
         if not all(row.passed for row in rows):
             readers = [describe(node) for node in path if value in node.inputs]
             return f"{' and '.join(readers)}, from which the gradient of '{value.name}' comes"
@@ -264,17 +263,17 @@ def _culprit(
 
 
 def _anew(
-    model: ir.Model, output: str, values: Sequence[ir.Value], feed: Mapping[str, np.ndarray], explained: np.ndarray
+    model: ir.Model, score: ir.Value, values: Sequence[ir.Value], feed: Mapping[str, np.ndarray], adjoint: np.ndarray
 ) -> dict[ir.Value, tuple[np.ndarray, np.ndarray]]:
     """Each of ``values`` and its gradient, calculated once more."""
     copy = model.clone()
     by_name = {y.name: y for y in (*copy.graph.inputs, *(y for node in copy.graph for y in node.outputs))}
-    score = find_class_score(by_name[output])
+    start = by_name[score.name]
+    assert start.dtype is not None
     op = emitter(copy.graph, "verification")
     inner = [by_name[value.name] for value in values]
-    grads = gradients(
-        copy, of=before_rounding(score.value), wrt=inner, seed=one_hot(op, score, op.Identity(explained.tolist()))
-    )
+    seed = op.initializer(ir.tensor(adjoint.astype(start.dtype.numpy())), name="adjoint")
+    grads = gradients(copy, of=start, wrt=inner, seed=seed)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(op.Identity(y) for y in (*inner, *grads))
     arrays = cpu_session(copy).run(None, dict(feed))

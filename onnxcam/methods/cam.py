@@ -25,6 +25,7 @@ def cam(at: Site) -> ir.Value:
     against the class.
     """
     assert at.head is not None
+    assert at.explained_class is not None
     op = at.op
     if at.head.weights is None:
         if at.eigen_smooth:

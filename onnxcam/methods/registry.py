@@ -37,7 +37,7 @@ class Site:
     """Where a method is built.
 
     op: emits nodes. ``activations`` is A, float32 [N, C, h, w], whatever layout and type the model has.
-    explained_class: int64 [N].
+    explained_class: int64 [N]; None where it is no class that is explained.
     gradients: g, shaped and typed as A; None for a method that does not need it.
     head: the model's classic CAM head; None where it has another or the method does not need it.
     eigen_smooth: what `combine` does.
@@ -45,7 +45,7 @@ class Site:
 
     op: OpBuilder
     activations: ir.Value
-    explained_class: ir.Value
+    explained_class: ir.Value | None
     gradients: ir.Value | None = None
     head: Head | None = None
     eigen_smooth: bool = False

@@ -11,7 +11,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from onnxcam.autodiff import gradients
 from onnxcam.exporter.quantized import dequantize_operators
-from onnxcam.exporter.score import before_rounding
+from onnxcam.exporter.scores.table import before_rounding
 from onnxcam.exporter.shapes import infer_shapes
 
 RNG = np.random.default_rng(7)
