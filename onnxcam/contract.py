@@ -26,6 +26,7 @@ __all__ = [
     "LayerInfo",
     "Preprocess",
     "ScoreInfo",
+    "ScoreKind",
     "cam_output",
     "layer_output",
 ]
@@ -41,23 +42,26 @@ CONTRACT_VERSION = 1
 METADATA_KEY = "onnxcam"
 
 CLASS_INDEX = "class_index"
-"""Optional input, int64 [N] or [1]: the class to explain; a negative value is a rank, -1 the top class."""
+"""Optional input, int64 [N] or [1]: the class to explain; a negative value is a rank, -1 the top class.
+
+Of an artifact that explains K classes of each image, [N, K] or [1, K]: by default the top K."""
 DEFAULT_CLASS_INDEX = -1
 AGAINST_INDEX = "against_index"
 """Optional input, int64 [N] or [1]: the class to set the explained one apart from; a negative value is a rank among
-the others, -1 the likeliest of them."""
+the others, -1 the likeliest of them. With K classes, [N, K] or [1, K]: one for each."""
 DEFAULT_AGAINST_INDEX = -1
 
 CAM = "cam"
-"""Output, float32 [N, h, w]: the raw map, after the method's own ReLU, before any min-max or resize."""
+"""Output, float32 [N, h, w]: the raw map, after the method's own ReLU, before any min-max or resize. With K classes,
+[N, K, h, w]."""
 ACTIVATIONS = "activations"
 """Output, shaped as the feature map A."""
 GRADIENTS = "gradients"
-"""Output, shaped as the feature map: dy^c/dA."""
+"""Output, shaped as the feature map: dy^c/dA. With K classes, [N, K, …]: K of them, an axis behind the images."""
 EXPLAINED_CLASS = "explained_class"
-"""Output, int64 [N]: the class that was explained."""
+"""Output, int64 [N], with K classes [N, K]: the class that was explained."""
 AGAINST_CLASS = "against_class"
-"""Output, int64 [N]: the class that it was set apart from."""
+"""Output, int64 [N], with K classes [N, K]: the class that it was set apart from."""
 
 ResizeMode = Literal["stretch", "crop", "letterbox"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area"]
@@ -66,6 +70,8 @@ ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "NCDHW", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
+ScoreKind = Literal["class"]
+"""What y is: the score of a ``class``."""
 Explain = Literal["class", "counterfactual", "contrast"]
 """Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
 Fuse = Literal["mean", "max"]
@@ -133,11 +139,16 @@ class LayerInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreInfo:
     """What is explained: ``output`` is the model's own class output [N, classes], and ``activation`` what turns
-    it into probabilities (``identity`` where the model ends in a softmax of its own)."""
+    it into probabilities (``identity`` where the model ends in a softmax of its own).
+
+    explained: how many classes of each image are explained in one run, K. From two on, maps are [N, K, h, w].
+    """
 
     output: str
     activation: Activation = "softmax"
     classes: int
+    kind: ScoreKind = "class"
+    explained: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,7 @@ def attach(
     input_size: tuple[int, int, int] | None,
     layers: tuple[str, ...],
     methods: tuple[str, ...],
+    classes: int,
     explain: Any,
     fuse: Any,
     eigen_smooth: bool,
@@ -88,6 +89,7 @@ def attach(
         path,
         layer=layers or None,
         method=methods,
+        classes=classes,
         explain=explain,
         fuse=fuse,
         eigen_smooth=eigen_smooth,
@@ -116,12 +118,18 @@ def show_report(report: Any, *, chosen: bool, against: str) -> None:
         module = f", module {target.module}" if target.module and target.module != target.name else ""
         click.echo(f"layer          {target.name}{found} {shape_text(target.shape)} {target.layout_text}{module}")
     click.echo(f"methods        {', '.join(report.info.methods)}{how_text(report.info)}")
-    click.echo(f"score          {report.info.score.output}, {report.info.score.classes} classes")
+    click.echo(f"score          {score_text(report.info.score)}")
     if stepped := report.info.extra.get("stepped_over"):
         click.echo(f"               before the final {stepped}, which was stepped over")
     for name, error in report.errors.items():
         click.echo(f"{name:<14} {error:.1e} relative difference from {against}")
     click.echo(f"wrote          {report.path} ({report.path.stat().st_size / 1e6:.1f} MB)")
+
+
+def score_text(score: Any) -> str:
+    """What is explained, in a few words."""
+    several = f", {score.explained} explained in one run" if score.explained > 1 else ""
+    return f"{score.output}, {score.classes} classes{several}"
 
 
 def how_text(info: Any) -> str:

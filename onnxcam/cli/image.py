@@ -11,6 +11,7 @@ import click
 
 from onnxcam.cli.options import (
     choice_options,
+    chosen_classes,
     json_option,
     max_pixels_option,
     model_option,
@@ -50,7 +51,7 @@ def image(
     inputs: tuple[Path, ...],
     model: Path | None,
     output: Path | None,
-    class_index: int | str,
+    class_index: tuple[int | str, ...],
     against: int | str | None,
     method: str | None,
     layer: str | None,
@@ -70,6 +71,7 @@ def image(
       onnxcam image cat.jpg                              -> cat_cam.png
       onnxcam image photos/ -o out/ --top 3
       onnxcam image resnet50.cam.onnx cat.jpg --class tabby --method layercam
+      onnxcam image top3.cam.onnx cat.jpg --class tabby,lynx,espresso
     """
     from rich.console import Console
     from rich.progress import track
@@ -84,7 +86,8 @@ def image(
     console = Console(stderr=True)
     failures: list[OnnxCamError] = []
     with load(model, providers=providers or None) as loaded:
-        choice: dict[str, Any] = {"class_index": class_index, "against": against, "method": method, "layer": layer}
+        classes = chosen_classes(class_index, loaded.explained)
+        choice: dict[str, Any] = {"class_index": classes, "against": against, "method": method, "layer": layer}
         loaded.check(**choice)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
@@ -149,8 +152,8 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _text(source: Path, target: Path, explanation: Explanation, milliseconds: float, top: int) -> str:
-    name = explanation.label or f"class {explanation.class_index}"
-    lines = [f"{source}: {name} {explanation.score:.1%} ({milliseconds:.1f} ms) -> {target}"]
+    classes = ", ".join(f"{each.label or f'class {each.class_index}'} {each.score:.1%}" for each in explanation.classes)
+    lines = [f"{source}: {classes} ({milliseconds:.1f} ms) -> {target}"]
     if top > 1:
         lines += [f"  {label or f'class {index}'} {score:.1%}" for index, label, score in explanation.top(top)]
     return "\n".join(lines)
@@ -167,6 +170,10 @@ def _json(source: Path, target: Path, explanation: Explanation, milliseconds: fl
             "against": explanation.against,
             "method": explanation.method,
             "layer": explanation.layer,
+            "classes": [
+                {"class": each.class_index, "label": each.label, "score": each.score, "against": each.against}
+                for each in explanation.classes
+            ],
             "top": [{"class": i, "label": label, "score": score} for i, label, score in explanation.top(top)],
             "ms": round(milliseconds, 3),
         },

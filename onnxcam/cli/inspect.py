@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from onnxcam.cli.attach import how_text
+from onnxcam.cli.attach import how_text, score_text
 
 
 @click.command()
@@ -35,7 +35,7 @@ def inspect(artifact: Path | None, as_json: bool) -> None:
             "contract": f"{info.contract} (onnxcam {info.onnxcam})",
             "source": f"{info.source or 'not stated'}; licence {info.license or 'not stated'}",
             "input": info.image_input,
-            "score": f"{info.score.output}, {info.score.classes} classes, probabilities by {info.score.activation}",
+            "score": f"{score_text(info.score)}, probabilities by {info.score.activation}",
             "layers": "; ".join(f"{x.name} {x.layout} {_shape(x.shape)}" for x in info.layers),
             "methods": ", ".join(info.methods) + how_text(info),
             "preprocessing": _preprocessing(info.preprocess),

@@ -7,6 +7,7 @@ __all__ = [
     "Numbers",
     "artifact_options",
     "choice_options",
+    "chosen_classes",
     "json_option",
     "max_pixels_option",
     "model_option",
@@ -21,7 +22,6 @@ from typing import Any, TypeVar
 
 import click
 
-from onnxcam.contract import DEFAULT_CLASS_INDEX
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,6 +88,21 @@ max_pixels_option = click.option(
 )
 
 
+def chosen_classes(values: tuple[int | str, ...], explained: int) -> Any:
+    """What ``--class`` means to a model that explains so many classes of each picture, as `explain` takes it."""
+    from onnxcam.errors import ClassError
+
+    if explained > 1:
+        parts = [part for value in values for part in (value.split(",") if isinstance(value, str) else [value])]
+        return [_index_or_label(part.strip()) if isinstance(part, str) else part for part in parts] or None
+    if len(values) > 1:
+        raise ClassError(
+            f"--class was given {len(values)} times, and this model explains one class of each picture: make it with "
+            "--classes for more"
+        )
+    return values[0] if values else None
+
+
 def choice_options(function: F) -> F:
     """What is explained: ``--class``, ``--against``, ``--method`` and ``--layer``, under the names `explain` takes."""
     for option in (
@@ -105,9 +120,10 @@ def choice_options(function: F) -> F:
             "class_index",
             type=_index_or_label,
             metavar="NAME|INDEX|RANK",
-            default=DEFAULT_CLASS_INDEX,
-            show_default=True,
-            help="The class to explain: a label such as 'tabby', an index, or a rank: -1 the top class, -2 the second.",
+            multiple=True,
+            help="The class to explain: a label such as 'tabby', an index, or a rank: -1 the top class, -2 the second. "
+            "Of a model made with --classes K, K of them: repeated, or separated by commas.  [default: the top class, "
+            "or the top K]",
         ),
     ):
         function = option(function)
@@ -173,6 +189,14 @@ def artifact_options(function: F) -> F:
             "--fuse",
             type=click.Choice(["mean", "max"]),
             help="Join the maps of several layers, each scaled to 0..1.  [default: kept apart]",
+        ),
+        click.option(
+            "--classes",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            metavar="K",
+            help="Explain so many classes of each picture in one run: the top K, or those chosen then.",
         ),
         click.option(
             "--explain",

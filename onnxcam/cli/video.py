@@ -12,6 +12,7 @@ import click
 
 from onnxcam.cli.options import (
     choice_options,
+    chosen_classes,
     json_option,
     model_option,
     overwrite_option,
@@ -52,7 +53,7 @@ def video(
     video_path: Path,
     model: Path | None,
     output: Path | None,
-    class_index: int | str,
+    class_index: tuple[int | str, ...],
     against: int | str | None,
     method: str | None,
     layer: str | None,
@@ -93,11 +94,12 @@ def video(
                 frames.append(frame)
             advance()
 
+        classes = chosen_classes(class_index, cam_model.explained)
         summary = explain_video(
             cam_model,
             video_path,
             output,
-            class_index=class_index,
+            class_index=classes[0] if isinstance(classes, list) and len(classes) == 1 else classes,
             against=against,
             method=method,
             layer=layer,

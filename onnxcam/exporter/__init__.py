@@ -50,6 +50,7 @@ def export(
     *,
     layer: str | Sequence[str] | None = None,
     method: str | Sequence[str] = "gradcam",
+    classes: int = 1,
     explain: Explain = "class",
     fuse: Fuse | None = None,
     eigen_smooth: bool = False,
@@ -66,6 +67,8 @@ def export(
     layer: module path(s) of the target, such as ``"layer4"``. None takes the last one that all ways to the score lead
         through and whose places matter to the score.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
+        file runs. From two on, maps are [N, K, h, w].
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
         for it rather than for another (of y_c - y_d): the likeliest other one, or the one chosen when the file runs.
     fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
@@ -115,7 +118,7 @@ def export(
             Target(name=name, value=value, layout=layouts.get(value, NCHW), module=name)
             for name, value in zip(names, exported.targets, strict=True)
         ],
-        score=find_score(exported.output),
+        score=find_score(exported.output, classes=classes),
         image=picture_input(exported.model.graph.inputs),
         options=options,
     )

@@ -13,6 +13,7 @@ __all__ = [
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import onnx_ir as ir
@@ -40,8 +41,9 @@ from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.maps import Gradients, check_methods, maps
 from onnxcam.exporter.options import ArtifactOptions
-from onnxcam.exporter.scores.contrast import other_class
+from onnxcam.exporter.scores.contrast import other_classes
 from onnxcam.exporter.scores.protocol import Score
+from onnxcam.exporter.scores.table import together
 from onnxcam.exporter.shapes import infer_shapes
 from onnxcam.methods import Method, find_methods
 
@@ -67,22 +69,27 @@ def add_explanation(
     for target in targets:
         _refuse_flat(target, chosen)
     _refuse_taken_names(graph, chosen, len(targets))
-    forward = len(graph)
+    forward, own = len(graph), set(graph.initializers)
     op = emitter(graph, "explanation")
     subjects = score.subjects(op)
-    (subject,) = subjects
-    other = other_class(op, subject) if options.explain == "contrast" else None
-    grads = Gradients(op=op, model=model, targets=targets, subject=subject, other=other)
+    others = other_classes(op, subjects) if options.explain == "contrast" else []
+    grads = [
+        Gradients(op=op, model=model, targets=targets, subject=subject, other=other)
+        for subject, other in zip_longest(subjects, others)
+    ]
+    found = [maps(each, chosen, options) for each in grads]
     added: dict[str, ir.Value] = {}
-    for k, (target, cams) in enumerate(zip(targets, maps(grads, chosen, options), strict=True)):
-        added |= cams | {layer_output(ACTIVATIONS, k): target.value}
+    for k, target in enumerate(targets):
+        added |= {name: together(op, [cams[k][name] for cams in found]) for name in found[0][k]}
+        added[layer_output(ACTIVATIONS, k)] = target.value
         if options.gradients:
-            added[layer_output(GRADIENTS, k)] = grads.output(k)
+            added[layer_output(GRADIENTS, k)] = together(op, [each.output(k) for each in grads])
     added |= score.outputs(op, subjects)
-    if other is not None:
-        added[AGAINST_CLASS] = other
+    if others:
+        added[AGAINST_CLASS] = together(op, others)
     for name, value in added.items():
         _add_output(op, name, value)
+    _merge_constants(graph, own)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     passes.NameFixPass()(model)
@@ -224,6 +231,22 @@ def _refuse_flat(target: Target, methods: Sequence[Method]) -> None:
             f"layer '{target.name}' gives {shape_text(shape)}, which has no spatial extent as {target.layout}: "
             "choose another, that 'onnxcam layers' lists, or name its layout with --layout"
         )
+
+
+def _merge_constants(graph: ir.Graph, own: set[str]) -> None:
+    """Let nodes that were added for one class read the constants of another's, so that equal ones are found equal.
+
+    own: the names of the model's own, which stay as they are.
+    """
+    kept: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if name in own or tensor is None or value.is_graph_input():
+            continue
+        first = kept.setdefault((tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes()), value)
+        if first is not value:
+            ir.convenience.replace_all_uses_with(value, first)
+            del graph.initializers[name]
 
 
 def _dims(value: ir.Value) -> tuple[int | None, ...]:

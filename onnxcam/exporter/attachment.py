@@ -47,6 +47,7 @@ def attach(
     *,
     layer: str | Sequence[str] | None = None,
     method: str | Sequence[str] = "gradcam",
+    classes: int = 1,
     explain: Explain = "class",
     fuse: Fuse | None = None,
     eigen_smooth: bool = False,
@@ -66,6 +67,8 @@ def attach(
         file tells of it. None takes the last one that all ways to the score lead through and in which more than one
         place matters to the score: before the last attention for a transformer with a class token.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
+        file runs. From two on, maps are [N, K, h, w].
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
         for it rather than for another (of y_c - y_d): the likeliest other one, or the one chosen when the file runs.
     fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
@@ -90,7 +93,7 @@ def attach(
     target_path = _checked_path(source, path, renew=old is not None)
     prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
-    score = find_score(class_output(model.graph, output))
+    score = find_score(class_output(model.graph, output), classes=classes)
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,

@@ -144,20 +144,24 @@ def verify(
     score = known_score(artifact.graph, info.score)
     adjoints = score.adjoints(feed, got)
     comparisons: list[Comparison] = []
+    wrong: tuple[str, np.ndarray] | None = None
     for k, target in enumerate(info.layers):
-        activations, gradient = got[layer_output(ACTIVATIONS, k)], got[layer_output(GRADIENTS, k)]
+        activations, found = got[layer_output(ACTIVATIONS, k)], got[layer_output(GRADIENTS, k)]
         head = _Head(artifact, behind_identity(outputs[layer_output(ACTIVATIONS, k)]), score.start, feed)
-        vectors = {"along the gradient": gradient}
-        vectors |= {f"random {i + 1}": rng.standard_normal(gradient.shape) for i in range(directions)}
-        for name, vector in vectors.items():
-            comparisons.append(head.compare(target.name, name, activations, gradient, vector, adjoints[0]))
-    wrong = next((c.layer for c in comparisons if not c.passed), None)
+        for i, adjoint in enumerate(adjoints):
+            gradient = found if len(adjoints) == 1 else found[:, i]
+            vectors = {"along the gradient": gradient}
+            vectors |= {f"random {j + 1}": rng.standard_normal(gradient.shape) for j in range(directions)}
+            for name, vector in vectors.items():
+                comparisons.append(head.compare(target.name, name, activations, gradient, vector, adjoint))
+                if wrong is None and not comparisons[-1].passed:
+                    wrong = target.name, adjoint
     return VerificationReport(
         path=path,
         sample=f"a random picture (seed {seed})",
         explained_class=int(got[EXPLAINED_CLASS].flat[0]) if EXPLAINED_CLASS in got else None,
         comparisons=tuple(comparisons),
-        culprit=None if wrong is None else _culprit(artifact, info, wrong, feed, adjoints[0]),
+        culprit=None if wrong is None else _culprit(artifact, info, wrong[0], feed, wrong[1]),
         against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed),
     )
 

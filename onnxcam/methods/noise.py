@@ -34,4 +34,5 @@ def random(at: Site) -> ir.Value:
     if channels is None:
         raise MethodError("'random' needs to know how many channels the layer has, and this one leaves it open")
     weights = np.random.default_rng(_SEED).uniform(-1, 1, (channels, 1, 1)).astype(np.float32)
-    return at.evidence(op.Mul(op.initializer(ir.tensor(weights), name=f"random_{channels}"), at.activations))
+    name = f"random_{op.builder.graph.num_nodes()}"  # there may be several layers
+    return at.evidence(op.Mul(op.initializer(ir.tensor(weights), name=name), at.activations))

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.contract import Activation, Explain
+from onnxcam.errors import ClassError
 from onnxcam.runtime import render
 from onnxcam.runtime.geometry import Placement, project
+from onnxcam.runtime.labels import class_named
 from onnxcam.runtime.pictures import encoded, write_picture
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP
@@ -34,6 +36,8 @@ class Explanation:
     placement: which part of the picture the model saw.
     method, layer: by which of the artifact's methods, and at which of its layers, ``cam`` was made.
     cams: the map of each of its methods at that layer, by the method's name.
+    others: where the artifact explains several classes of each picture, the explanations of those after the first;
+        `classes` has all, and `of` finds one.
     explain: what the map tells the reasons of: the ``class``, its ``counterfactual``, or its ``contrast`` with the
         class ``against``.
 
@@ -56,6 +60,21 @@ class Explanation:
     cams: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     explain: Explain = "class"
     against: int | None = None
+    others: tuple[Explanation, ...] = ()
+
+    @property
+    def classes(self) -> tuple[Explanation, ...]:
+        """One explanation for each class of the picture that was explained: this one first."""
+        return (self, *self.others)
+
+    def of(self, choice: int | str) -> Explanation:
+        """The explanation of the class with that index or label. Raises `ClassError` if it was not explained."""
+        index = class_named(choice, self.labels) if isinstance(choice, str) else choice
+        for each in self.classes:
+            if each.class_index == index:
+                return each
+        known = ", ".join(each._name(each.class_index) for each in self.classes)
+        raise ClassError(f"'{choice}' was not explained in this picture, only {known}: choose it with class_index")
 
     @property
     def peak(self) -> float:
@@ -107,13 +126,15 @@ class Explanation:
     def save(self, path: str | PathLike[str], **style: Any) -> None:
         """Write the captioned overlay as the kind of picture the suffix of ``path`` names, all or nothing.
 
+        Of several classes, their overlays stand side by side.
+
         style: the options of `onnxcam.runtime.render.render`: layout, alpha, colormap, caption, peak.
         Raises `OutputError` for an unknown suffix or a place that cannot be written to.
         """
-        write_picture(path, render.render(self, **style))
+        write_picture(path, render.panels(self, **style))
 
     def _repr_png_(self) -> bytes:
-        return encoded(render.render(self), ".png")
+        return encoded(render.panels(self), ".png")
 
 
 def _evidence(cam: NDArray[np.float32]) -> NDArray[np.float32]:

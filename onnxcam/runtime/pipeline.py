@@ -17,7 +17,7 @@ __all__ = ["ExplainedFrame", "HeatScale", "VideoSummary", "ahead", "explain_vide
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -25,11 +25,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from onnxcam.contract import DEFAULT_CLASS_INDEX
 from onnxcam.errors import InputError
+from onnxcam.runtime.choices import ClassChoice
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.render import render
-from onnxcam.runtime.session import CamModel, ClassChoice, Prepared
+from onnxcam.runtime.session import CamModel, Prepared
 from onnxcam.runtime.sinks import VideoSink, check_output
 from onnxcam.runtime.sources import Frame, VideoInfo, VideoSource
 from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, Layout
@@ -95,7 +95,7 @@ def explain_video(
     source: str | PathLike[str],
     output: str | PathLike[str],
     *,
-    class_index: ClassChoice = DEFAULT_CLASS_INDEX,
+    class_index: ClassChoice | Sequence[ClassChoice] | None = None,
     against: ClassChoice | None = None,
     method: str | None = None,
     layer: str | None = None,
@@ -110,7 +110,8 @@ def explain_video(
 ) -> VideoSummary:
     """Write to ``output`` the video ``source`` with every frame explained, its time stamps and sound kept.
 
-    class_index: what to explain in each frame; by default that frame's top class.
+    class_index: what to explain in each frame; by default that frame's top class. Of a model that explains K classes at
+        once, the first of K, or one alone, is shown.
     against, method, layer: see `onnxcam.runtime.session.CamModel.explain`.
     every: explain one frame in so many, and draw its heat on those up to the next.
     layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
@@ -125,6 +126,8 @@ def explain_video(
     """
     if every < 1:
         raise InputError(f"one frame in {every} cannot be explained: 'every' is 1 or more")
+    if isinstance(class_index, int | str) and model.explained > 1:
+        class_index = [class_index] * model.explained
     model.check(class_index=class_index, against=against, method=method, layer=layer)
     choice = {"class_index": class_index, "against": against, "method": method, "layer": layer}
     check_output(Path(output), source=source, overwrite=overwrite)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["caption", "colorize", "overlay", "render", "side_by_side"]
+__all__ = ["caption", "colorize", "overlay", "panels", "render", "side_by_side"]
 
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -56,6 +56,18 @@ def render(
     if layout == "side-by-side":
         drawn = side_by_side(explanation.picture, drawn)
     return _captioned(drawn, [explanation.caption]) if caption else drawn
+
+
+def panels(explanation: Explanation, *, layout: Layout = DEFAULT_LAYOUT, **style: Any) -> Picture:
+    """`render` of each class of the picture that was explained, side by side: uint8 BGR [H, K W, 3].
+
+    With the layout ``side-by-side`` the picture itself stands once, before them.
+    """
+    if not explanation.others:
+        return render(explanation, layout=layout, **style)
+    beside = layout == "side-by-side"
+    drawn = [render(each, layout="overlay" if beside else layout, **style) for each in explanation.classes]
+    return cv2.hconcat([explanation.picture, *drawn] if beside else drawn)
 
 
 def overlay(

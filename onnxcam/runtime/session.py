@@ -6,11 +6,11 @@ __all__ = ["CamModel", "Prepared", "default_providers", "installed_providers", "
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 import onnxruntime as ort
@@ -23,7 +23,6 @@ from onnxcam.contract import (
     AGAINST_INDEX,
     CAM,
     CLASS_INDEX,
-    DEFAULT_CLASS_INDEX,
     EXPLAINED_CLASS,
     GRADIENTS,
     METADATA_KEY,
@@ -41,14 +40,11 @@ from onnxcam.errors import (
     ProviderError,
     nearest_names,
 )
+from onnxcam.runtime.choices import ClassChoices, Classes
 from onnxcam.runtime.explanation import Explanation, probabilities
 from onnxcam.runtime.geometry import Placement, place
-from onnxcam.runtime.labels import class_named
 from onnxcam.runtime.preprocess import Picture, as_bgr, model_input
 from onnxcam.runtime.shipped import shipped_model
-
-ClassChoice: TypeAlias = int | str
-"""An index, a rank where negative (-1 the top class), or a label."""
 
 _ORT_ERRORS = (
     RuntimeError,
@@ -105,6 +101,7 @@ class CamModel:
     """A loaded artifact. Used in a ``with`` statement it gives the device memory back at the end.
 
     path: the file. info: its metadata. labels, classes: of the model's answer.
+    explained: how many classes of each picture are explained in one run.
     methods, layers: the names by which its maps are chosen.
     providers: the execution providers that really run it, best first.
     preprocess: how pictures become its input; None if neither artifact nor caller said so.
@@ -128,6 +125,7 @@ class CamModel:
         self.preprocess = preprocess or self.info.preprocess
         self.labels = self.info.labels
         self.classes = self.info.score.classes
+        self.explained = self.info.score.explained
         self.methods = self.info.methods
         self.layers = tuple(layer.name for layer in self.info.layers)
         self._given = given = frozenset(output.name for output in self._session.get_outputs())
@@ -158,8 +156,8 @@ class CamModel:
         self,
         image: Sequence[NDArray[Any]],
         *,
-        class_index: ClassChoice | Sequence[ClassChoice] = ...,
-        against: ClassChoice | Sequence[ClassChoice] | None = ...,
+        class_index: ClassChoices | None = ...,
+        against: ClassChoices | None = ...,
         method: str | None = ...,
         layer: str | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
@@ -170,8 +168,8 @@ class CamModel:
         self,
         image: NDArray[Any],
         *,
-        class_index: ClassChoice | Sequence[ClassChoice] = ...,
-        against: ClassChoice | Sequence[ClassChoice] | None = ...,
+        class_index: ClassChoices | None = ...,
+        against: ClassChoices | None = ...,
         method: str | None = ...,
         layer: str | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
@@ -181,8 +179,8 @@ class CamModel:
         self,
         image: Any,
         *,
-        class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
-        against: ClassChoice | Sequence[ClassChoice] | None = None,
+        class_index: ClassChoices | None = None,
+        against: ClassChoices | None = None,
         method: str | None = None,
         layer: str | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
@@ -191,7 +189,9 @@ class CamModel:
 
         image: uint8 BGR [H, W, 3]; grey [H, W], BGRA [H, W, 4] and uint16 are converted. A list may mix sizes; a
             batch is an array [N, H, W, 3]. All of it runs in one pass where the model's batch is dynamic.
-        class_index: the class to explain, one for all images or one each; see `ClassChoice`.
+        class_index: the class to explain, one for all images or one each: an index, a rank where negative (-1 the top
+            class), or a label. Of an artifact that explains K classes of each image, K of them for all images, or a
+            list of K for each; `Explanation.classes` then has an explanation of each. None is the top class, or K.
         against: where the artifact makes contrasts, the class that it is set apart from; a rank counts the others
             alone, and None is the likeliest of them.
         method, layer: which of the artifact's `methods` and `layers` `Explanation.cam` is of; None is the first. All
@@ -234,8 +234,8 @@ class CamModel:
         self,
         prepared: Sequence[Prepared],
         *,
-        class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
-        against: ClassChoice | Sequence[ClassChoice] | None = None,
+        class_index: ClassChoices | None = None,
+        against: ClassChoices | None = None,
         method: str | None = None,
         layer: str | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
@@ -251,8 +251,11 @@ class CamModel:
             for start in range(0, len(prepared), size)
             for explanation in self._run(
                 prepared[start : start + size],
-                {CLASS_INDEX: classes[start : start + size]}
-                | ({} if others is None else {AGAINST_INDEX: others[start : start + size]}),
+                {
+                    name: rows[start : start + size]
+                    for name, rows in {CLASS_INDEX: classes, AGAINST_INDEX: others}.items()
+                    if rows is not None
+                },
                 shown,
                 inputs or {},
             )
@@ -262,24 +265,25 @@ class CamModel:
         self,
         count: int = 1,
         *,
-        class_index: ClassChoice | Sequence[ClassChoice] = DEFAULT_CLASS_INDEX,
-        against: ClassChoice | Sequence[ClassChoice] | None = None,
+        class_index: ClassChoices | None = None,
+        against: ClassChoices | None = None,
         method: str | None = None,
         layer: str | None = None,
-    ) -> tuple[list[int], list[int] | None]:
-        """The classes to explain in ``count`` images, and those to set them apart from, where any were named.
+    ) -> tuple[list[list[int]] | None, list[list[int]] | None]:
+        """The classes to explain in each of ``count`` images, and those to set them apart from, where any were named.
 
         Raises what `explain` raises before running.
         """
         self._map(method, layer)
-        classes = self.resolve(class_index, count)
+        known = Classes(count=self.classes, explained=self.explained, labels=self.labels)
+        classes = None if class_index is None else known.chosen(class_index, count)
         if against is None:
             return classes, None
         if self.info.explain != "contrast":
             raise ClassError(
                 f"'{self.path}' sets no class apart from another: make it with --explain contrast to use 'against'"
             )
-        return classes, self.resolve(against, count)
+        return classes, known.alike(against, count)
 
     def _map(self, method: str | None, layer: str | None) -> tuple[int, int]:
         """The positions of ``method`` and ``layer``, which together have a map."""
@@ -306,31 +310,10 @@ class CamModel:
     def _map_name(self, method: int, layer: int) -> str:
         return cam_output(self.methods[method], first=method == 0, layer=layer)
 
-    def resolve(self, class_index: ClassChoice | Sequence[ClassChoice], count: int = 1) -> list[int]:
-        """One index or rank for each of ``count`` images. Raises `ClassError` if it does not exist."""
-        if isinstance(class_index, str) or not isinstance(class_index, (Sequence, np.ndarray)):
-            return [self._resolve_one(class_index)] * count
-        if len(class_index) != count:
-            raise ClassError(f"there are {count} images and {len(class_index)} classes: give one class, or one each")
-        return [self._resolve_one(each) for each in class_index]
-
-    def _resolve_one(self, choice: ClassChoice | np.integer[Any]) -> int:
-        if isinstance(choice, str):
-            return class_named(choice, self.labels)
-        if isinstance(choice, bool) or not isinstance(choice, (int, np.integer)):
-            raise ClassError(f"a class is a label or a whole number, not {choice!r}")
-        index = int(choice)
-        if not -self.classes <= index < self.classes:
-            raise ClassError(
-                f"there is no class {index}: this model has classes 0 to {self.classes - 1}, "
-                f"and ranks -1 (the top class) to {-self.classes}"
-            )
-        return index
-
     def _run(
         self,
         prepared: Sequence[Prepared],
-        choices: Mapping[str, Sequence[int]],
+        choices: Mapping[str, Sequence[Sequence[int]]],
         shown: tuple[int, int],
         inputs: Mapping[str, NDArray[Any]],
     ) -> Iterator[Explanation]:
@@ -338,10 +321,12 @@ class CamModel:
             raise ArtifactError(f"'{self.path}' is closed: load it again")
         surplus = (self._batch or len(prepared)) - len(prepared)  # the last of a fixed batch is filled with repeats
         tensors = [each.tensor for each in prepared] + [prepared[-1].tensor] * surplus
-        wanted = {name: np.asarray([*each, *[each[-1]] * surplus], np.int64) for name, each in choices.items()}
+        wanted = {name: np.asarray([*rows, *[rows[-1]] * surplus], np.int64) for name, rows in choices.items()}
+        if self.explained == 1:
+            wanted = {name: rows[:, 0] for name, rows in wanted.items()}
         feeds = {**inputs, self.info.image_input: np.stack(tensors), **wanted}
         score = self.info.score
-        m, k = shown
+        _, k = shown
         maps = {name: self._map_name(i, k) for i, name in enumerate(self.methods)}
         activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
         names = [EXPLAINED_CLASS, AGAINST_CLASS, score.output, activations, gradients, *maps.values()]
@@ -352,25 +337,57 @@ class CamModel:
             raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
         scores = probabilities(values[score.output].reshape(len(tensors), -1), score.activation)
         for i, each in enumerate(prepared):
-            index = int(values[EXPLAINED_CLASS][i])
             cams = {method: values[name][i] for method, name in maps.items() if name in values}
-            yield Explanation(
-                class_index=index,
-                label=self.labels[index] if self.labels else None,
-                score=float(scores[i, index]),
-                scores=scores[i],
-                cam=cams[self.methods[m]],
-                activations=values[activations][i] if activations in values else None,
-                gradients=values[gradients][i] if gradients in values else None,
-                picture=each.picture,
-                placement=each.placement,
-                labels=self.labels,
-                method=self.methods[m],
-                layer=self.layers[k],
-                cams=cams,
-                explain=self.info.explain,
-                against=int(values[AGAINST_CLASS][i]) if AGAINST_CLASS in values else None,
-            )
+            first, *others = [
+                self._explanation(
+                    each,
+                    shown,
+                    scores=scores[i],
+                    cams={method: self._one_of(cam, c) for method, cam in cams.items()},
+                    activations=values[activations][i] if activations in values else None,
+                    gradients=self._one_of(values[gradients][i], c) if gradients in values else None,
+                    index=int(self._one_of(values[EXPLAINED_CLASS][i], c)),
+                    against=int(self._one_of(values[AGAINST_CLASS][i], c)) if AGAINST_CLASS in values else None,
+                )
+                for c in range(self.explained)
+            ]
+            yield replace(first, others=tuple(others))
+
+    def _one_of(self, values: NDArray[Any], position: int) -> NDArray[Any]:
+        """What ``values`` of one picture say of the class explained at ``position``."""
+        found: NDArray[Any] = values if self.explained == 1 else values[position]
+        return found
+
+    def _explanation(
+        self,
+        prepared: Prepared,
+        shown: tuple[int, int],
+        *,
+        scores: NDArray[np.float32],
+        cams: Mapping[str, NDArray[np.float32]],
+        activations: NDArray[Any] | None,
+        gradients: NDArray[Any] | None,
+        index: int,
+        against: int | None,
+    ) -> Explanation:
+        m, k = shown
+        return Explanation(
+            class_index=index,
+            label=self.labels[index] if self.labels else None,
+            score=float(scores[index]),
+            scores=scores,
+            cam=cams[self.methods[m]],
+            activations=activations,
+            gradients=gradients,
+            picture=prepared.picture,
+            placement=prepared.placement,
+            labels=self.labels,
+            method=self.methods[m],
+            layer=self.layers[k],
+            cams=cams,
+            explain=self.info.explain,
+            against=against,
+        )
 
 
 def installed_providers() -> tuple[str, ...]:

@@ -112,3 +112,44 @@ def test_two_pictures_of_one_name_do_not_share_a_result(folder):
     result = image("cat.jpg", "cat.png")
     assert result.exit_code == 1
     assert "'cat.jpg' and 'cat.png' would both become 'cat_cam.png'" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """The model that ships, explained for three classes of each picture."""
+    shipped = SAMPLE.parents[1] / "efficientnet_lite0.cam.onnx"
+    path = tmp_path_factory.mktemp("three") / "three.cam.onnx"
+    result = CliRunner().invoke(main, ["attach", str(shipped), "--replace", "--classes", "3", "-o", str(path)])
+    assert "3 explained in one run" in result.stdout, result.output
+    return str(path)
+
+
+@pytest.mark.parametrize("choice", [["--class", "tabby,espresso,-1"], ["--class", "tabby", "--class", "967,-1"]])
+def test_several_classes_stand_side_by_side(folder, three, choice):
+    result = image(three, "cat.jpg", "--no-caption", "--json", *choice)
+    row = json.loads(result.stdout)
+    assert [each["label"] for each in row["classes"]] == ["tabby", "espresso", "tiger cat"]
+    assert row["class"] == row["classes"][0]["class"]
+    sample, drawn = cv2.imread("cat.jpg"), cv2.imread("cat_cam.png")
+    height, width = sample.shape[:2]
+    assert drawn.shape == (height, 3 * width, 3)
+    for k, left in enumerate((True, False, True)):
+        difference = np.abs(drawn[:, k * width : (k + 1) * width].astype(int) - sample).sum(2)
+        share = difference[:, : width // 2].sum() / difference.sum()
+        assert (share > 0.8) if left else (share < 0.2)
+
+
+def test_the_picture_itself_stands_once_beside_its_classes(folder, three):
+    assert image(three, "cat.jpg", "--layout", "side-by-side").exit_code == 0
+    sample, drawn = cv2.imread("cat.jpg"), cv2.imread("cat_cam.png")
+    height, width = sample.shape[:2]
+    assert drawn.shape == (height, 4 * width, 3)
+    np.testing.assert_array_equal(drawn[:, :width], sample)
+    for k in range(1, 4):
+        assert not np.array_equal(drawn[:20, k * width : k * width + 20], sample[:20, :20]), "the caption"
+
+
+def test_too_many_or_too_few_classes_are_refused(folder, three):
+    assert "3 classes of each image at once, and 1 was given" in image(three, "cat.jpg", "--class", "tabby").stderr
+    result = image("cat.jpg", "--class", "tabby", "--class", "espresso")
+    assert "explains one class of each picture: make it with --classes" in result.stderr

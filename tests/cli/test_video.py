@@ -45,6 +45,23 @@ def test_a_method_layer_or_contrast_that_the_model_lacks_is_refused_before_any_w
     assert call("clip.mp4", "-m", "colors.cam.onnx", "--method", "gradcam", "--layer", "image").exit_code == 0
 
 
+def test_of_several_classes_the_first_is_shown_or_the_one_chosen(folder: Path) -> None:
+    shipped = ROOT / "models" / "efficientnet_lite0.cam.onnx"
+    attached = CliRunner().invoke(main, ["attach", str(shipped), "--replace", "--classes", "2", "-o", "two.cam.onnx"])
+    assert attached.exit_code == 0, attached.output
+    shown = {}
+    for choice in ((), ("--class", "-2,-1"), ("--class", "-2")):
+        result = call("clip.mp4", "-m", "two.cam.onnx", "--every", "5", "--json", "--overwrite", *choice)
+        assert result.exit_code == 0, result.output
+        shown[choice] = [json.loads(line)["class"] for line in result.stdout.splitlines()]
+    first, second, chosen = shown.values()
+    assert second == chosen
+    assert all(a != b for a, b in zip(first, second, strict=True))
+    assert (
+        "and 3 were given: give 2" in call("clip.mp4", "-m", "two.cam.onnx", "--overwrite", "--class", "1,2,3").stderr
+    )
+
+
 def test_one_word_is_enough(folder: Path) -> None:
     result = call("clip.mp4", "-m", "colors.cam.onnx")
     assert (result.exit_code, result.stderr) == (0, "")

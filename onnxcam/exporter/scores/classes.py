@@ -17,14 +17,15 @@ from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.scores.linear import class_rows, find_head, last_linear
 from onnxcam.exporter.scores.protocol import Score, Seed, Subject
-from onnxcam.exporter.scores.table import before_rounding, before_squashing, chosen, index_input
+from onnxcam.exporter.scores.table import apart, before_rounding, before_squashing, chosen, index_input, together
 from onnxcam.methods import Head
 
 
-def class_score(output: ir.Value) -> ClassScore:
+def class_score(output: ir.Value, *, explained: int = 1) -> ClassScore:
     """The scores behind the model's class output [N, classes], stepping back over a final softmax or sigmoid.
 
-    Axes of length 1 may follow the classes. Raises `ExportError` where the output is no table of class scores.
+    Axes of length 1 may follow the classes. Raises `ExportError` where the output is no table of class scores, or has
+    fewer than are to be ``explained``.
     """
     shape = output.shape
     if shape is None or len(shape) < 2 or not isinstance(shape[1], int) or any(dim != 1 for dim in shape[2:]):
@@ -32,9 +33,11 @@ def class_score(output: ir.Value) -> ClassScore:
             f"the output '{output.name}' has the shape {shape_text(shape)}, and a classifier's is [N, classes]: "
             "choose another output, or export a model that returns one row of class scores per image"
         )
+    if explained > shape[1]:
+        raise ExportError(f"{explained} classes of each image cannot be explained: the model has {shape[1]}")
     found = before_squashing(output)
     return ClassScore(
-        info=ScoreInfo(output=output.name or "", activation=found.activation, classes=shape[1]),
+        info=ScoreInfo(output=output.name or "", activation=found.activation, classes=shape[1], explained=explained),
         value=found.value,
         stepped_over=found.stepped_over,
     )
@@ -65,24 +68,26 @@ class ClassScore(Score):
         return op.Cast(value, to=ir.DataType.FLOAT) if value.dtype == ir.DataType.BFLOAT16 else value
 
     def subjects(self, op: OpBuilder) -> Sequence[OneClass]:
-        """The class that the optional input `CLASS_INDEX` chooses, ranks replaced by the classes they name."""
-        index = index_input(op, CLASS_INDEX, [DEFAULT_CLASS_INDEX])
-        return [OneClass(self, chosen(op, index, self.table(op), self.value))]
+        """The classes that the optional input `CLASS_INDEX` chooses, ranks replaced by the classes they name."""
+        top = range(DEFAULT_CLASS_INDEX, DEFAULT_CLASS_INDEX - self.info.explained, -1)
+        found = chosen(op, index_input(op, CLASS_INDEX, top), self.table(op), self.value)
+        return [OneClass(self, explained) for explained in apart(op, found)]
 
     def outputs(self, op: OpBuilder, subjects: Sequence[Subject]) -> dict[str, ir.Value]:
-        (subject,) = subjects
-        assert subject.explained is not None
-        return {EXPLAINED_CLASS: subject.explained}
+        return {EXPLAINED_CLASS: together(op, [subject.explained for subject in subjects if subject.explained])}
 
     def trial(self, batch: int) -> dict[str, np.ndarray]:
-        """The top class of the first image, the second class of the others."""
-        ranks = -np.arange(1, batch + 1, dtype=np.int64)
-        return {CLASS_INDEX: np.maximum(ranks, -min(2, self.classes))}
+        """The top classes of the first image, those from the second class on of the others."""
+        count = self.info.explained
+        first = np.minimum(np.arange(1, batch + 1), 2)[:, None]
+        ranks = -((first + np.arange(count) - 1) % self.classes + 1)
+        return {CLASS_INDEX: ranks if count > 1 else ranks[:, 0]}
 
     def adjoints(self, feed: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """1 at the explained class, 0 elsewhere."""
         axes = (1,) * (len(self.value.shape or ()) - 2)
-        return [np.eye(self.classes)[got[EXPLAINED_CLASS]].reshape(-1, self.classes, *axes)]
+        columns = got[EXPLAINED_CLASS].reshape(-1, self.info.explained).T
+        return [np.eye(self.classes)[column].reshape(-1, self.classes, *axes) for column in columns]
 
 
 class OneClass(Subject):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["contrast_seed", "finer_seed", "other_class"]
+__all__ = ["contrast_seed", "finer_seed", "other_classes"]
 
+from collections.abc import Sequence
 from typing import Final
 
 import onnx_ir as ir
@@ -12,18 +13,25 @@ from onnxscript import OpBuilder
 from onnxcam.contract import AGAINST_INDEX, DEFAULT_AGAINST_INDEX
 from onnxcam.errors import ExportError
 from onnxcam.exporter.scores.protocol import Seed, Subject
-from onnxcam.exporter.scores.table import chosen, index_input
+from onnxcam.exporter.scores.table import apart, chosen, index_input
 
 _FAR: Final = 1e30
 _COMPARED: Final = 3
 """As many classes Finer-CAM compares with."""
 
 
-def other_class(op: OpBuilder, subject: Subject) -> ir.Value:
-    """Add the optional input `AGAINST_INDEX` and resolve it: int64 [N], ranks among the classes but the explained."""
-    table = _compared(op, subject)
-    others = op.Sub(table, op.Mul(_marked(op, subject, table), _FAR))
-    return chosen(op, index_input(op, AGAINST_INDEX, [DEFAULT_AGAINST_INDEX]), others, table)
+def other_classes(op: OpBuilder, subjects: Sequence[Subject]) -> list[ir.Value]:
+    """Add the optional input `AGAINST_INDEX`, and give for each subject the class to set it apart from, int64 [N].
+
+    Ranks count the classes but the one explained.
+    """
+    tables = [_compared(op, subject) for subject in subjects]
+    index = index_input(op, AGAINST_INDEX, [DEFAULT_AGAINST_INDEX] * len(subjects))
+    found = []
+    for subject, table, column in zip(subjects, tables, apart(op, index), strict=True):
+        others = op.Sub(table, op.Mul(_marked(op, subject, table), _FAR))
+        found.append(chosen(op, column, others, table))
+    return found
 
 
 def contrast_seed(op: OpBuilder, subject: Subject, other: ir.Value) -> Seed:

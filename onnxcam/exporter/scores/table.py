@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Unsquashed", "before_rounding", "before_squashing", "chosen", "index_input", "skip"]
+__all__ = ["Unsquashed", "apart", "before_rounding", "before_squashing", "chosen", "index_input", "skip", "together"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,15 +92,48 @@ def index_input(op: OpBuilder, name: str, default: Sequence[int]) -> ir.Value:
 
 
 def chosen(op: OpBuilder, index: ir.Value, table: ir.Value, batch: ir.Value) -> ir.Value:
-    """What ``index`` [N] or [1] means among the columns of ``table`` [N, columns], int64 [N]: -1 the greatest.
+    """What ``index`` means among the columns of ``table`` [N, columns], int64 [N] or [N, K]: -1 the greatest.
 
     batch: its first axis counts the images.
     """
+    assert index.shape is not None
+    assert batch.shape is not None
+    several = list(index.shape[1:])
     rank = op.Max(op.Neg(index), [1])  # 1 is the top one; one given by index asks for no more than that
-    _, ranking = op.TopK(table, op.ReduceMax(rank, keepdims=1), _outputs=2)
+    lowest = op.ReduceMax(rank, keepdims=1)
+    _, ranking = op.TopK(table, op.Reshape(lowest, [1]) if several else lowest, _outputs=2)
     count = op.Shape(batch, start=0, end=1)
-    column = op.Unsqueeze(op.Expand(op.Sub(rank, [1]), count), [1])
-    ranked = op.Squeeze(op.GatherElements(ranking, column, axis=1), [1])
+    if several:
+        column = op.Expand(op.Sub(rank, [1]), op.Concat(count, several, axis=0))
+        ranked = op.GatherElements(ranking, column, axis=1)
+    else:
+        column = op.Unsqueeze(op.Expand(op.Sub(rank, [1]), count), [1])
+        ranked = op.Squeeze(op.GatherElements(ranking, column, axis=1), [1])
     found: ir.Value = op.Where(op.Less(index, [0]), ranked, index)
-    found.dtype, found.shape = ir.DataType.INT64, ir.Shape([batch.shape[0]])  # type: ignore[index]
+    found.dtype, found.shape = ir.DataType.INT64, ir.Shape([batch.shape[0], *several])
     return found
+
+
+def apart(op: OpBuilder, several: ir.Value) -> list[ir.Value]:
+    """The columns [N] of ``several`` [N, K], or itself where it is [N]."""
+    shape = several.shape
+    assert shape is not None
+    if len(shape) == 1:
+        return [several]
+    columns = [op.Squeeze(op.Slice(several, [k], [k + 1], [1]), [1]) for k in range(int(shape[1]))]  # type: ignore[arg-type]
+    for column in columns:
+        column.dtype, column.shape = several.dtype, ir.Shape(shape[:1])
+    return columns
+
+
+def together(op: OpBuilder, columns: Sequence[ir.Value]) -> ir.Value:
+    """Values [N, …] as one, [N, K, …]; itself where there is one."""
+    if len(columns) == 1:
+        return columns[0]
+    first = columns[0]
+    stacked: ir.Value = op.Concat(*(op.Unsqueeze(column, [1]) for column in columns), axis=1)
+    if first.dtype is not None:
+        stacked.dtype = first.dtype
+    if first.shape is not None:
+        stacked.shape = ir.Shape([first.shape[0], len(columns), *first.shape[1:]])
+    return stacked
