@@ -41,7 +41,7 @@ def export(
 ) -> None:
     """Turn a PyTorch MODEL into one ONNX file that answers and explains.
 
-    MODEL is timm:NAME, torchvision:NAME or path/to/file.py:function.
+    MODEL is timm:NAME, torchvision:NAME, huggingface:NAME (or a folder) or path/to/file.py:function.
 
     \b
     Examples:

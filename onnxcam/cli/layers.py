@@ -33,7 +33,7 @@ def layers(
 ) -> None:
     """List the layers of MODEL that can carry a map, and the one taken by default.
 
-    MODEL is an ONNX file, timm:NAME, torchvision:NAME or path/to/file.py:function. The share is the part of the model's
+    MODEL is an ONNX file, or what 'onnxcam export' takes, such as timm:NAME. The share is the part of the model's
     multiplications that lie behind the layer: what a gradient there goes back through.
 
     \b

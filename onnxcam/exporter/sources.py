@@ -1,4 +1,4 @@
-"""Where a PyTorch model comes from: ``timm:NAME``, ``torchvision:NAME``, or ``file.py:function``."""
+"""Where a PyTorch model comes from: a library, as in ``timm:NAME``, or a function, ``file.py:function``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,14 @@ __all__ = ["ModelSource", "completed_preprocess", "load_source", "read_labels"]
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxcam.contract import ImageLayout, ImageType, Preprocess, ResizeMode
-from onnxcam.errors import MissingExtraError, ModelSourceError, OnnxCamError, nearest_names
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """A model with what its library knows of it: input size [C, H, W], preprocessing, labels, licence."""
-
-    model: Any
-    name: str
-    input_size: tuple[int, int, int]
-    preprocess: Preprocess | None = None
-    labels: tuple[str, ...] | None = None
-    license: str | None = None
+from onnxcam.contract import ImageLayout, ImageType, Preprocess
+from onnxcam.errors import ModelSourceError, OnnxCamError, nearest_names
+from onnxcam.exporter.libraries import LIBRARIES, ModelSource, build
 
 
 def load_source(
@@ -39,7 +27,7 @@ def load_source(
     """The model that ``spec`` names, in evaluation mode.
 
     weights: a state dict to load instead of the library's own pretrained weights.
-    pretrained: whether timm and torchvision may load (and, on first use, fetch) their weights.
+    pretrained: whether a library may load (and, on first use, fetch) their weights.
     input_size: channels, height, width; needed where the library does not know it.
 
     Raises `ModelSourceError` where ``spec`` or the weights cannot be found or used, and `MissingExtraError`
@@ -49,83 +37,21 @@ def load_source(
 
     kind, _, name = spec.partition(":")
     pretrained = pretrained and weights is None
-    if kind in _LIBRARIES and name:
-        source = _LIBRARIES[kind](name, pretrained, input_size)
+    if kind in LIBRARIES and name:
+        source = LIBRARIES[kind](name, pretrained, input_size)
     elif spec.rpartition(":")[0].endswith(".py"):
         source = _from_file(spec, input_size)
     elif spec.endswith(".py"):
         raise ModelSourceError(f"'{spec}' names no function: write {spec}:make_model")
     else:
-        raise ModelSourceError(f"'{spec}' is no model: write timm:NAME, torchvision:NAME, or path/to/file.py:function")
+        raise ModelSourceError(
+            f"'{spec}' is no model: write {', '.join(f'{library}:NAME' for library in LIBRARIES)}, "
+            "or path/to/file.py:function"
+        )
     if weights is not None:
         module_export.load_weights(source.model, weights)
     source.model.eval()
     return source
-
-
-_TIMM_CROPS: dict[str, ResizeMode] = {"center": "crop", "squash": "stretch", "border": "letterbox"}
-
-
-def _from_timm(name: str, pretrained: bool, input_size: tuple[int, int, int] | None) -> ModelSource:
-    timm = _library("timm")
-    bare = name.partition(".")[0]
-    known = timm.list_models()
-    if bare not in known:
-        raise ModelSourceError(f"timm has no model '{name}'; {nearest_names(bare, known) or 'see timm.list_models()'}")
-    model = _build(lambda: timm.create_model(name, pretrained=pretrained), f"timm:{name}")
-    config = model.pretrained_cfg
-    size = tuple(input_size or config["input_size"])
-    squash = config.get("crop_mode") == "squash"
-    preprocess = Preprocess(
-        height=size[1],
-        width=size[2],
-        resize=_TIMM_CROPS[config.get("crop_mode", "center")],
-        crop_ratio=1.0 if squash else float(config.get("crop_pct") or 0.875),
-        interpolation=_interpolation(config.get("interpolation")),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    labels = None
-    if config.get("num_classes") == 1000 == model.num_classes:
-        names = timm.data.ImageNetInfo("imagenet-1k")
-        labels = tuple(names.index_to_description(i) for i in range(1000))
-    return ModelSource(
-        model=model,
-        name=f"timm:{name}",
-        input_size=size,
-        preprocess=preprocess,
-        labels=labels,
-        license=config.get("license"),
-    )
-
-
-def _from_torchvision(name: str, pretrained: bool, input_size: tuple[int, int, int] | None) -> ModelSource:
-    models = _library("torchvision.models")
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ModelSourceError(
-            f"torchvision has no classifier '{name}'; "
-            + (nearest_names(name, known) or "see torchvision.models.list_models()")
-        )
-    weights = models.get_model_weights(name).DEFAULT
-    model = _build(lambda: models.get_model(name, weights=weights if pretrained else None), f"torchvision:{name}")
-    preset = weights.transforms()
-    height, width = (input_size or (3, preset.crop_size[0], preset.crop_size[0]))[1:]
-    return ModelSource(
-        model=model,
-        name=f"torchvision:{name}",
-        input_size=input_size or (3, height, width),
-        preprocess=Preprocess(
-            height=height,
-            width=width,
-            crop_ratio=preset.crop_size[0] / preset.resize_size[0],
-            interpolation=_interpolation(preset.interpolation.value),
-            mean=tuple(preset.mean),
-            std=tuple(preset.std),
-        ),
-        labels=tuple(weights.meta["categories"]),
-        license="BSD-3-Clause",
-    )
 
 
 def _from_file(spec: str, input_size: tuple[int, int, int] | None) -> ModelSource:
@@ -145,7 +71,7 @@ def _from_file(spec: str, input_size: tuple[int, int, int] | None) -> ModelSourc
     labels = getattr(module, "LABELS", None)
     from onnxcam.exporter.torch import is_module
 
-    model = _build(make, spec)
+    model = build(make, spec)
     if not is_module(model):
         raise ModelSourceError(f"'{spec}' returned a {type(model).__name__}: it must return a torch.nn.Module")
     return ModelSource(
@@ -155,28 +81,6 @@ def _from_file(spec: str, input_size: tuple[int, int, int] | None) -> ModelSourc
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
     )
-
-
-_LIBRARIES: dict[str, Callable[[str, bool, tuple[int, int, int] | None], ModelSource]] = {
-    "timm": _from_timm,
-    "torchvision": _from_torchvision,
-}
-
-
-def _library(name: str) -> ModuleType:
-    package = name.partition(".")[0]
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-        raise MissingExtraError(
-            f"models of {package} need {package}, which is not installed: pip install {package}"
-        ) from None
-    except RuntimeError as error:
-        raise ModelSourceError(
-            f"{package} cannot be imported: {error}; install the build that fits your torch"
-        ) from None
 
 
 def _module(path: Path) -> ModuleType:
@@ -196,23 +100,6 @@ def _module(path: Path) -> ModuleType:
     finally:
         sys.path.pop(0)
     return module
-
-
-def _build(make: Callable[[], Any], spec: str) -> Any:
-    try:
-        return make()
-    except OnnxCamError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelSourceError(
-            f"'{spec}' cannot be built ({type(error).__name__}: {reason}): "
-            "if its weights could not be fetched, give a file with --weights, or none with --no-pretrained"
-        ) from error
-
-
-def _interpolation(name: str | None) -> Any:
-    return name if name in {"nearest", "bilinear", "bicubic"} else "bilinear"
 
 
 def completed_preprocess(

@@ -11,6 +11,7 @@ import torch
 
 from onnxcam.contract import Preprocess
 from onnxcam.errors import MissingExtraError, ModelSourceError
+from onnxcam.exporter.libraries import processor_preprocess
 from onnxcam.exporter.sources import ModelSource, completed_preprocess, load_source, read_labels
 from onnxcam.exporter.torch import load_weights
 
@@ -71,9 +72,40 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch):
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("onnxcam.exporter.sources.importlib.import_module", missing)
+    monkeypatch.setattr("onnxcam.exporter.libraries.importlib.import_module", missing)
     with pytest.raises(MissingExtraError, match="pip install timm"):
         load_source("timm:resnet18")
+
+
+NORMAL = {"do_normalize": True, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.1], "resample": 3}
+
+
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [  # as ViT, an older ViT, ConvNeXt, ConvNeXt for large pictures, DINOv2 and a processor without a crop say it
+        ({"size": {"height": 224, "width": 192}, "resample": 2}, (224, 192, "stretch", 1.0)),
+        ({"size": 224}, (224, 224, "stretch", 1.0)),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, (224, 224, "crop", 0.875)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, 384, "stretch", 1.0)),
+        (
+            {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}},
+            (224, 224, "crop", 0.875),
+        ),
+        ({"size": {"shortest_edge": 224}}, (224, 224, "crop", 1.0)),
+    ],
+)
+def test_the_preprocessing_of_transformers_is_read_from_its_processor(processor, expected):
+    found = processor_preprocess(NORMAL | processor)
+    assert (found.height, found.width, found.resize, found.crop_ratio) == expected
+    assert (found.mean, found.std, found.scale) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), 1 / 255)
+    assert found.interpolation == ("bilinear" if "resample" in processor else "bicubic")
+
+
+def test_a_processor_that_does_not_scale_is_believed():
+    found = processor_preprocess(NORMAL | {"size": 8, "do_normalize": False, "do_rescale": False}, (3, 6, 4))
+    assert (found.height, found.width, found.mean, found.std, found.scale) == (6, 4, (0.0,) * 3, (1.0,) * 3, 1.0)
+    with pytest.raises(ModelSourceError, match="states no size"):
+        processor_preprocess(NORMAL)
 
 
 def test_weights_are_loaded_without_running_code(file, tmp_path):
