@@ -18,12 +18,15 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
+
 from models import USUAL_LAYERS, lively
 from onnxcam.contract import ACTIVATIONS, GRADIENTS
 from onnxcam.exporter.artifact import ArtifactOptions, add_explanation
 from onnxcam.exporter.comparison import compare_with_torch, relative_error
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import NCHW
+from onnxcam.exporter.scores import find_score
 from onnxcam.exporter.torch import INPUT, Module, Tensor, export_module, random_example, reference
 
 PICTURES = 12
@@ -36,7 +39,7 @@ def errors(model: Module, example: Tensor, layer: str) -> dict[str, float]:
     info = add_explanation(
         exported.model,
         [Target(name=layer, value=exported.targets[0], layout=NCHW)],
-        output=exported.output,
+        score=find_score(exported.model.graph),
         image=exported.model.graph.inputs[0],
         options=ArtifactOptions(methods=()),
     )
@@ -49,9 +52,10 @@ def input_errors(model: Module) -> tuple[float, float, int, float]:
     tried = []
     for seed in range(PICTURES):
         picture = random_example((3, 224, 224), batch=1, seed=seed)
-        classes = model(picture).argmax(1).tolist()
+        scores = model(picture)
+        top = np.eye(scores.shape[1])[scores.argmax(1)]
         single, double = (
-            reference(m, x, [INPUT], classes).gradients[0] for m, x in ((model, picture), (exact, picture.double()))
+            reference(m, x, [INPUT], [top]).gradients[0][0] for m, x in ((model, picture), (exact, picture.double()))
         )
         tried.append((errors(model, picture, INPUT)[GRADIENTS], relative_error(single, double), seed))
         if max(tried[-1][:2]) < RESOLVED:

@@ -20,6 +20,9 @@ __all__ = [
     "EXPLAINED_CLASS",
     "GRADIENTS",
     "METADATA_KEY",
+    "SCORE",
+    "SCORE_INPUTS",
+    "SCORE_WEIGHTS",
     "ArtifactInfo",
     "Explain",
     "Fuse",
@@ -51,6 +54,11 @@ AGAINST_INDEX = "against_index"
 the others, -1 the likeliest of them. With K classes, [N, K] or [1, K]: one for each."""
 DEFAULT_AGAINST_INDEX = -1
 
+SCORE_WEIGHTS = "score_weights"
+"""Input of an artifact whose score is a weighting: float32, shaped as the output it weighs; [1, …] for all images."""
+SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS)
+"""Every input that an explanation may add."""
+
 CAM = "cam"
 """Output, float32 [N, h, w]: the raw map, after the method's own ReLU, before any min-max or resize. With K classes,
 [N, K, h, w]."""
@@ -60,6 +68,8 @@ GRADIENTS = "gradients"
 """Output, shaped as the feature map: dy^c/dA. With K classes, [N, K, …]: K of them, an axis behind the images."""
 EXPLAINED_CLASS = "explained_class"
 """Output, int64 [N], with K classes [N, K]: the class that was explained."""
+SCORE = "score"
+"""Output, float32 [N]: y, where it is of no class."""
 AGAINST_CLASS = "against_class"
 """Output, int64 [N], with K classes [N, K]: the class that it was set apart from."""
 
@@ -70,8 +80,8 @@ ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "NCDHW", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
-ScoreKind = Literal["class"]
-"""What y is: the score of a ``class``."""
+ScoreKind = Literal["class", "weights", "number"]
+"""What y is: the score of a ``class``; Σ ``weights`` · output; a ``number`` that the model gives for each image."""
 Explain = Literal["class", "counterfactual", "contrast"]
 """Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
 Fuse = Literal["mean", "max"]
@@ -141,6 +151,7 @@ class ScoreInfo:
     """What is explained: ``output`` is the model's own class output [N, classes], and ``activation`` what turns
     it into probabilities (``identity`` where the model ends in a softmax of its own).
 
+    classes: of the output; 0 where y is of no class.
     explained: how many classes of each image are explained in one run, K. From two on, maps are [N, K, h, w].
     """
 

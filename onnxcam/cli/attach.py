@@ -40,6 +40,7 @@ def attach(
     input_size: tuple[int, int, int] | None,
     layers: tuple[str, ...],
     methods: tuple[str, ...],
+    score: Any,
     classes: int,
     explain: Any,
     fuse: Any,
@@ -89,6 +90,7 @@ def attach(
         path,
         layer=layers or None,
         method=methods,
+        score=score,
         classes=classes,
         explain=explain,
         fuse=fuse,
@@ -129,7 +131,8 @@ def show_report(report: Any, *, chosen: bool, against: str) -> None:
 def score_text(score: Any) -> str:
     """What is explained, in a few words."""
     several = f", {score.explained} explained in one run" if score.explained > 1 else ""
-    return f"{score.output}, {score.classes} classes{several}"
+    kinds = {"class": f"{score.classes} classes{several}", "weights": "a weighting of it", "number": "itself"}
+    return f"{score.output}, {kinds[score.kind]}"
 
 
 def how_text(info: Any) -> str:

@@ -43,6 +43,13 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list."
 )
 @render_options
+@click.option(
+    "--input",
+    "arrays",
+    multiple=True,
+    metavar="NAME=FILE.npy",
+    help="A further input of the model, such as score_weights, from a NumPy file; may be repeated.",
+)
 @provider_option
 @json_option
 @max_pixels_option
@@ -56,6 +63,7 @@ def image(
     method: str | None,
     layer: str | None,
     top: int,
+    arrays: tuple[str, ...],
     providers: tuple[str, ...],
     as_json: bool,
     max_pixels: int | None,
@@ -89,6 +97,7 @@ def image(
         classes = chosen_classes(class_index, loaded.explained)
         choice: dict[str, Any] = {"class_index": classes, "against": against, "method": method, "layer": layer}
         loaded.check(**choice)
+        choice |= _arrays(arrays)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
             try:
@@ -109,6 +118,26 @@ def image(
         for failure in failures:
             click.echo(f"Error: {failure}", err=True)
         raise SystemExit(1)
+
+
+def _arrays(named: tuple[str, ...]) -> dict[str, Any]:
+    """What ``--input`` names, as `explain` takes it. Raises `InputError`."""
+    import numpy as np
+
+    from onnxcam.contract import SCORE_WEIGHTS
+    from onnxcam.errors import InputError
+
+    found: dict[str, Any] = {}
+    for text in named:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            raise InputError(f"--input '{text}' names no file: write NAME=FILE.npy")
+        try:
+            found[name] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"'{path}' is no NumPy file that can be read: {str(error).splitlines()[0]}") from None
+    asked = {name: found.pop(name) for name in (SCORE_WEIGHTS,) if name in found}
+    return asked | ({"inputs": found} if found else {})
 
 
 def _jobs(inputs: tuple[Path, ...], output: Path | None, *, overwrite: bool) -> list[tuple[Path, Path]]:
@@ -152,11 +181,17 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _text(source: Path, target: Path, explanation: Explanation, milliseconds: float, top: int) -> str:
-    classes = ", ".join(f"{each.label or f'class {each.class_index}'} {each.score:.1%}" for each in explanation.classes)
+    classes = ", ".join(_answer(each) for each in explanation.classes)
     lines = [f"{source}: {classes} ({milliseconds:.1f} ms) -> {target}"]
     if top > 1:
         lines += [f"  {label or f'class {index}'} {score:.1%}" for index, label, score in explanation.top(top)]
     return "\n".join(lines)
+
+
+def _answer(explanation: Explanation) -> str:
+    if explanation.class_index is None:
+        return f"score {explanation.score:.6g}"
+    return f"{explanation.label or f'class {explanation.class_index}'} {explanation.score:.1%}"
 
 
 def _json(source: Path, target: Path, explanation: Explanation, milliseconds: float, top: int) -> str:

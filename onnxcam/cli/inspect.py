@@ -35,7 +35,8 @@ def inspect(artifact: Path | None, as_json: bool) -> None:
             "contract": f"{info.contract} (onnxcam {info.onnxcam})",
             "source": f"{info.source or 'not stated'}; licence {info.license or 'not stated'}",
             "input": info.image_input,
-            "score": f"{score_text(info.score)}, probabilities by {info.score.activation}",
+            "score": score_text(info.score)
+            + (f", probabilities by {info.score.activation}" if info.score.classes else ""),
             "layers": "; ".join(f"{x.name} {x.layout} {_shape(x.shape)}" for x in info.layers),
             "methods": ", ".join(info.methods) + how_text(info),
             "preprocessing": _preprocessing(info.preprocess),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxcam.cli.options import InputSize, json_option
+from onnxcam.cli.options import InputSize, json_option, score_option
 
 if TYPE_CHECKING:
     from onnxcam.exporter.layers import Candidate
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option("--output", metavar="NAME", help="Of an ONNX file: the output with the class scores.")
+@score_option
 @click.option("--image-input", metavar="NAME", help="Of an ONNX file: the input that takes the picture.")
 @click.option("--input-size", type=InputSize(), help="Of a PyTorch model, where the library does not know it.")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict to load; the shapes do not need it.")
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 @json_option
 def layers(
     model: str,
+    score: Any,
     output: str | None,
     image_input: str | None,
     input_size: tuple[int, int, int] | None,
@@ -43,7 +45,9 @@ def layers(
       onnxcam layers path/to/file.py:make_model --input-size 3,224,224
     """
     is_file = model.endswith(".onnx")
-    found, name = _of_file(Path(model), output, image_input) if is_file else _of_module(model, weights, input_size)
+    found, name = (
+        _of_file(Path(model), output, image_input, score) if is_file else _of_module(model, weights, input_size, score)
+    )
     rows = [
         _row(candidate, by_module=not is_file, default=candidate.name == name)
         for candidate in found
@@ -71,20 +75,25 @@ def _columns(row: dict[str, Any]) -> list[str]:
     return [row["layer"], shape, row["layout"], f"{row['share']:6.1%}", row["kind"], module]
 
 
-def _of_file(path: Path, output: str | None, image_input: str | None) -> tuple[list[Candidate], str]:
+def _of_file(path: Path, output: str | None, image_input: str | None, kind: Any) -> tuple[list[Candidate], str]:
     from onnxcam.exporter.attachment import feature_maps
 
-    found, default = feature_maps(path, output=output, image_input=image_input)
+    found, default = feature_maps(path, score=kind, output=output, image_input=image_input)
     return found, default.name
 
 
-def _of_module(spec: str, weights: Path | None, input_size: tuple[int, int, int] | None) -> tuple[list[Candidate], str]:
+def _of_module(
+    spec: str, weights: Path | None, input_size: tuple[int, int, int] | None, kind: Any
+) -> tuple[list[Candidate], str]:
+    from onnxcam.exporter.scores import find_score
     from onnxcam.exporter.sources import load_source
     from onnxcam.exporter.targets import module_maps
     from onnxcam.exporter.torch import export_module, random_example
 
     source = load_source(spec, weights=weights, pretrained=False, input_size=input_size)
-    found, default = module_maps(export_module(source.model, random_example(source.input_size), ()))
+    exported = export_module(source.model, random_example(source.input_size), ())
+    score = find_score(exported.model.graph, kind=kind)
+    found, default = module_maps(exported, score.value)
     return found, default.name
 
 

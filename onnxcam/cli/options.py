@@ -14,14 +14,16 @@ __all__ = [
     "overwrite_option",
     "provider_option",
     "render_options",
+    "score_option",
 ]
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
+from onnxcam.contract import ScoreKind
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -157,6 +159,16 @@ def render_options(function: F) -> F:
     return function
 
 
+score_option = click.option(
+    "--score",
+    type=click.Choice(get_args(ScoreKind)),
+    default="class",
+    show_default=True,
+    help="What is explained: the score of a class; a weighting of the output, given when the file runs; the output "
+    "itself, one number an image.",
+)
+
+
 def artifact_options(function: F) -> F:
     """What goes into an artifact: layers, methods and what they explain, preprocessing, labels, outputs."""
     for option in (
@@ -190,6 +202,7 @@ def artifact_options(function: F) -> F:
             type=click.Choice(["mean", "max"]),
             help="Join the maps of several layers, each scaled to 0..1.  [default: kept apart]",
         ),
+        score_option,
         click.option(
             "--classes",
             type=click.IntRange(min=1),

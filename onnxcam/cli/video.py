@@ -133,6 +133,10 @@ def _json_line(frame: ExplainedFrame) -> str:
     )
 
 
+def _name(frame: ExplainedFrame) -> str:
+    return frame.label or ("score" if frame.class_index is None else f"class {frame.class_index}")
+
+
 def _report(summary: VideoSummary, frames: Sequence[ExplainedFrame]) -> Iterator[str]:
     """The file that was written, and the stretches of one class with their mean probability."""
     yield (
@@ -142,7 +146,7 @@ def _report(summary: VideoSummary, frames: Sequence[ExplainedFrame]) -> Iterator
     runs = [list(run) for _, run in groupby(frames, key=lambda frame: frame.class_index)]
     ends = [run[0].time for run in runs[1:]] + [summary.duration]
     stretches = [
-        (run[0].time, end, run[0].label or f"class {run[0].class_index}", sum(f.score for f in run) / len(run))
+        (run[0].time, end, _name(run[0]), sum(f.score for f in run) / len(run))
         for run, end in zip(runs, ends, strict=True)
     ]
     longest = sorted(stretches, key=lambda stretch: stretch[0] - stretch[1])[:_STRETCHES]

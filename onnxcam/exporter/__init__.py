@@ -5,18 +5,19 @@ from __future__ import annotations
 __all__ = ["Comparison", "ExportReport", "VerificationReport", "attach", "compare_with_torch", "export", "verify"]
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from onnxcam.contract import ACTIVATIONS, GRADIENTS, Explain, Fuse, Preprocess, layer_output
+from onnxcam.contract import ACTIVATIONS, GRADIENTS, SCORE, Explain, Fuse, Preprocess, ScoreKind, layer_output
 from onnxcam.errors import ExportError, MissingExtraError, VerificationError
 
 try:
-    import onnx_ir  # noqa: F401
+    import onnx_ir as ir
     import onnxscript  # noqa: F401  the autodiff builds its graphs with it
 
+    from onnxcam.exporter.answers import output_name
     from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, halve_storage
     from onnxcam.exporter.attachment import attach
     from onnxcam.exporter.axes import find_layouts
@@ -25,7 +26,7 @@ try:
     from onnxcam.exporter.layers import Target
     from onnxcam.exporter.layout import NCHW
     from onnxcam.exporter.sample import picture_input
-    from onnxcam.exporter.scores import find_score
+    from onnxcam.exporter.scores import Score, find_score
     from onnxcam.exporter.targets import default_module
     from onnxcam.exporter.verification import Comparison, VerificationReport, verify
     from onnxcam.methods import find_methods
@@ -37,7 +38,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from onnxcam.exporter.torch import Module, Tensor
+    from onnxcam.exporter.torch import Example, Module
 
 STORAGE_TOLERANCE = 1e-2
 """The same for the outputs once the weights are stored in float16."""
@@ -45,11 +46,13 @@ STORAGE_TOLERANCE = 1e-2
 
 def export(
     model: Module,
-    example: Tensor,
+    example: Example,
     path: str | Path,
     *,
     layer: str | Sequence[str] | None = None,
     method: str | Sequence[str] = "gradcam",
+    score: ScoreKind | Callable[[Any], Any] = "class",
+    output: str | int | None = None,
     classes: int = 1,
     explain: Explain = "class",
     fuse: Fuse | None = None,
@@ -63,10 +66,15 @@ def export(
 ) -> ExportReport:
     """Write ``model`` as an artifact that answers and explains in the same pass.
 
-    example: a batch of pictures [N, C, H, W], preprocessed. The batch stays dynamic where torch can export it so.
+    example: a batch of pictures [N, C, H, W], preprocessed; of a model with several inputs, a tuple or a dictionary of
+        them. The batch stays dynamic where torch can export it so.
     layer: module path(s) of the target, such as ``"layer4"``. None takes the last one that all ways to the score lead
         through and whose places matter to the score.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    score: what is explained: the score of a ``"class"``; ``"weights"``, a weighting of the output that is given when
+        the file runs; ``"number"``, the output itself, one number an image. Or a function that turns what the model
+        returns into one number an image, [N]: torch exports it with the model.
+    output: which output is explained, where the model returns several: a key, an attribute, or a position.
     classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
         file runs. From two on, maps are [N, K, h, w].
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
@@ -87,13 +95,16 @@ def export(
     from onnxcam.exporter import torch as modules
 
     path = Path(path)
+    function = score if callable(score) else None
     _refuse_folder(path)
     chosen = find_methods(method)
     if layer is None:
-        names = [default_module(modules.export_module(model, example, ()))]
+        plain = modules.export_module(model, example, (), function)
+        names = [default_module(plain, _score(plain.model.graph, score, output, classes).value)]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
-        modules.reference(model, example, names)  # refuses a layer off the way to the score
+        # refuses a layer off the way to the score
+        modules.reference(model, example, names, output=output, score=function)
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,
@@ -105,10 +116,12 @@ def export(
         source=source,
         license=license,
     )
-    exported = modules.export_module(model, example, names)
+    exported = modules.export_module(model, example, names, function)
+    image = picture_input(exported.model.graph.inputs)
     if not exported.dynamic_batch:
         warnings.warn(
-            f"torch exports this model with a fixed batch only: it will take {len(example)} pictures at a time",
+            "torch exports this model with a fixed batch only: it will take "
+            f"{image.shape[0] if image.shape else 1} pictures at a time",
             stacklevel=2,
         )
     layouts = find_layouts(exported.model.graph)
@@ -118,14 +131,14 @@ def export(
             Target(name=name, value=value, layout=layouts.get(value, NCHW), module=name)
             for name, value in zip(names, exported.targets, strict=True)
         ],
-        score=find_score(exported.output, classes=classes),
-        image=picture_input(exported.model.graph.inputs),
+        score=_score(exported.model.graph, score, output, classes),
+        image=image,
         options=options,
     )
-    errors = compare_with_torch(exported.model, info, model, example, names)
+    errors = compare_with_torch(exported.model, info, model, example, names, function)
     if storage == "float16":
         halve_storage(exported.model)
-        errors["stored outputs"] = compare_with_torch(exported.model, info, model, example, names)["outputs"]
+        errors["stored outputs"] = compare_with_torch(exported.model, info, model, example, names, function)["outputs"]
     info = replace(info, verification=errors)
     describe(exported.model, info)
     for name, error in errors.items():
@@ -141,6 +154,16 @@ def export(
         )
     write_model(exported.model, path)
     return ExportReport(path=path, info=info, dynamic_batch=exported.dynamic_batch, errors=errors)
+
+
+def _score(graph: ir.Graph, score: ScoreKind | Callable[[Any], Any], output: str | int | None, classes: int) -> Score:
+    """The score that `export` was asked for, in the ``graph`` that torch exported."""
+    if callable(score):
+        if output is not None:
+            raise ExportError("a score that is a function is given all outputs: leave output out")
+        return find_score(graph, kind="number", output=SCORE, classes=classes)
+    name = output_name([y.name or "" for y in graph.outputs], output)
+    return find_score(graph, kind=score, output=name, classes=classes)
 
 
 def _refuse_folder(path: Path) -> None:

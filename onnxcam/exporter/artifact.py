@@ -25,14 +25,15 @@ from onnxcam.autodiff.emitter import emitter
 from onnxcam.contract import (
     ACTIVATIONS,
     AGAINST_CLASS,
-    AGAINST_INDEX,
     CAM,
-    CLASS_INDEX,
     EXPLAINED_CLASS,
     GRADIENTS,
     METADATA_KEY,
+    SCORE,
+    SCORE_INPUTS,
     ArtifactInfo,
     LayerInfo,
+    ScoreInfo,
     cam_output,
     layer_output,
 )
@@ -68,7 +69,7 @@ def add_explanation(
     infer_shapes(model)
     for target in targets:
         _refuse_flat(target, chosen)
-    _refuse_taken_names(graph, chosen, len(targets))
+    _refuse_taken_names(graph, chosen, len(targets), score.info)
     forward, own = len(graph), set(graph.initializers)
     op = emitter(graph, "explanation")
     subjects = score.subjects(op)
@@ -172,11 +173,11 @@ def remove_explanation(model: ir.Model) -> ArtifactInfo:
     """Take from an artifact, in place, all that `add_explanation` added; gives the metadata it had."""
     graph = model.graph
     info = ArtifactInfo.from_json(model.metadata_props.pop(METADATA_KEY))
-    names = _added_outputs(info.methods, len(info.layers))
+    names = _added_outputs(info.methods, len(info.layers), info.score)
     for output in [y for y in graph.outputs if y.name in names]:
         graph.outputs.remove(output)
     passes.RemoveUnusedNodesPass()(model)
-    for x in [x for x in graph.inputs if x.name in (CLASS_INDEX, AGAINST_INDEX)]:
+    for x in [x for x in graph.inputs if x.name in SCORE_INPUTS]:
         graph.inputs.remove(x)
         graph.initializers.pop(x.name or "", None)
     for node in graph:  # the feature map's own name went to the output
@@ -199,8 +200,9 @@ def _add_output(op: OpBuilder, name: str, value: ir.Value) -> None:
     op.builder.graph.outputs.append(output)
 
 
-def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int) -> None:
-    reserved = {CAM, CLASS_INDEX, AGAINST_INDEX, *_added_outputs([method.name for method in methods], layers)}
+def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int, score: ScoreInfo) -> None:
+    added = _added_outputs([method.name for method in methods], layers, score)
+    reserved = {CAM, *SCORE_INPUTS, *added}
     taken = [f"'{v.name}'" for v in (*graph.inputs, *graph.outputs) if v.name in reserved]
     if taken:
         raise ExportError(
@@ -208,9 +210,9 @@ def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int)
         )
 
 
-def _added_outputs(methods: Sequence[str], layers: int) -> set[str]:
+def _added_outputs(methods: Sequence[str], layers: int, score: ScoreInfo) -> set[str]:
     """The names of all outputs that an explanation adds."""
-    names = {EXPLAINED_CLASS, AGAINST_CLASS}
+    names = {EXPLAINED_CLASS, AGAINST_CLASS} | ({SCORE} if score.kind == "weights" else set())
     for k in range(layers):
         names |= {layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS)}
         names |= {cam_output(method, first=m == 0, layer=k) for m, method in enumerate(methods)}
@@ -255,6 +257,6 @@ def _dims(value: ir.Value) -> tuple[int | None, ...]:
 
 
 def _checked_labels(labels: tuple[str, ...] | None, classes: int) -> tuple[str, ...] | None:
-    if labels is not None and len(labels) != classes:
+    if labels is not None and classes and len(labels) != classes:
         raise ExportError(f"{len(labels)} labels were given for a model of {classes} classes: give one per class")
     return labels

@@ -23,6 +23,7 @@ from onnxcam.contract import (
     ImageLayout,
     ImageType,
     Preprocess,
+    ScoreKind,
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError, VerificationError
@@ -34,7 +35,7 @@ from onnxcam.exporter.preparation import prepare
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.scores import find_score
 from onnxcam.exporter.sessions import RUNTIME_ERRORS, cpu_session, start_session
-from onnxcam.exporter.targets import FeatureMaps, class_output
+from onnxcam.exporter.targets import FeatureMaps
 from onnxcam.methods import find_methods
 
 _COARSE: Final = 0.05
@@ -47,6 +48,7 @@ def attach(
     *,
     layer: str | Sequence[str] | None = None,
     method: str | Sequence[str] = "gradcam",
+    score: ScoreKind = "class",
     classes: int = 1,
     explain: Explain = "class",
     fuse: Fuse | None = None,
@@ -67,6 +69,8 @@ def attach(
         file tells of it. None takes the last one that all ways to the score lead through and in which more than one
         place matters to the score: before the last attention for a transformer with a class token.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
+    score: what is explained: the score of a ``"class"``; ``"weights"``, a weighting of the output that is given when
+        the file runs; ``"number"``, the output itself, one number an image.
     classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
         file runs. From two on, maps are [N, K, h, w].
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
@@ -74,7 +78,7 @@ def attach(
     fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
         `onnxcam.methods.fused`. None keeps them apart.
     eigen_smooth: combine the weighted channels by their first principal component instead of their sum.
-    output: the output with the class scores, where the model has several.
+    output: the output that is explained, where the model has several: the class scores.
     layout: ``"NCHW"``, ``"NHWC"``, ``"NCDHW"`` for volumes and clips, or ``"tokens:n"`` for [N, T, C] of which the
         first n tokens have no place; found by itself where None.
     image_input: the input that takes the picture, where it is not the first with four axes.
@@ -93,7 +97,7 @@ def attach(
     target_path = _checked_path(source, path, renew=old is not None)
     prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
-    score = find_score(class_output(model.graph, output), classes=classes)
+    explained = find_score(model.graph, kind=score, output=output, classes=classes)
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,
@@ -106,7 +110,7 @@ def attach(
         license=license or (old.license if old else None),
     )
     feed = sample_feed(model.graph.inputs, image=image, preprocess=options.preprocess)
-    maps = FeatureMaps(model, score=score.value, image=image)
+    maps = FeatureMaps(model, score=explained.value, image=image)
     if layer is None and layout is not None:
         raise LayerError("a layout belongs to a layer that is named: give --layer as well, or leave --layout out")
     if layer is None:
@@ -114,8 +118,8 @@ def attach(
     else:
         targets = [maps.named(name, layout) for name in ([layer] if isinstance(layer, str) else layer)]
     own = [y.name or "" for y in model.graph.outputs]
-    info = add_explanation(model, targets, score=score, image=image, options=options)
-    errors = _check(model, targets, source, own, feed)
+    info = add_explanation(model, targets, score=explained, image=image, options=options)
+    errors = _check(model, targets, source, own, feed, explained.trial(len(feed[image.name or ""])))
     info = dataclasses.replace(info, verification=errors)
     describe(model, info)
     if outputs == "cam":
@@ -130,7 +134,7 @@ def attach(
 
 
 def feature_maps(
-    source: Path, *, output: str | None = None, image_input: str | None = None
+    source: Path, *, score: ScoreKind = "class", output: str | None = None, image_input: str | None = None
 ) -> tuple[list[Candidate], Target]:
     """The feature maps of ``source`` that lie on the way to its scores, and the one taken by default."""
     model = read_model(source)
@@ -138,7 +142,7 @@ def feature_maps(
         remove_explanation(model)
     prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
-    maps = FeatureMaps(model, score=find_score(class_output(model.graph, output)).value, image=image)
+    maps = FeatureMaps(model, score=find_score(model.graph, kind=score, output=output).value, image=image)
     return maps.all, maps.default(sample_feed(model.graph.inputs, image=image))
 
 
@@ -215,11 +219,16 @@ def _checked_path(source: Path, path: str | Path | None, *, renew: bool) -> Path
 
 
 def _check(
-    model: ir.Model, targets: Sequence[Target], source: Path, own: Sequence[str], feed: Mapping[str, np.ndarray]
+    model: ir.Model,
+    targets: Sequence[Target],
+    source: Path,
+    own: Sequence[str],
+    feed: Mapping[str, np.ndarray],
+    more: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
     """Run plain and explained model on ``feed``: outputs must agree, and the score must depend on each target.
 
-    The latter is seen from the gradients, where there are any.
+    The latter is seen from the gradients, where there are any. ``more`` is what the explained one takes besides.
     """
     grads = {layer_output(GRADIENTS, k): target.name for k, target in enumerate(targets)}
     grads = {name: layer for name, layer in grads.items() if any(y.name == name for y in model.graph.outputs)}
@@ -227,7 +236,7 @@ def _check(
         session = cpu_session(model)
         own = [y.name for y in session.get_outputs() if y.name in own]
         names = [*own, *grads]
-        got = dict(zip(names, session.run(names, dict(feed)), strict=True))
+        got = dict(zip(names, session.run(names, {**feed, **more}), strict=True))
     except RUNTIME_ERRORS as error:
         raise ExportError(_why_not(error, source, own, feed)) from None
     del session
@@ -241,7 +250,7 @@ def _check(
                 "picture; choose one that 'onnxcam layers' lists"
             )
     try:
-        plain = start_session(str(source)).run(list(own), dict(feed))
+        plain = _plain(source, own, feed)
     except RUNTIME_ERRORS:
         return {}  # an operator set that ONNX Runtime no longer runs, now brought up
     errors = {"outputs": max(relative_error(got[name], value) for name, value in zip(own, plain, strict=True))}
@@ -254,11 +263,20 @@ def _check(
     return errors
 
 
+def _plain(source: Path, own: Sequence[str], feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs ``own`` of ``source``, of which an artifact may ask what it is to explain: zeros."""
+    session = start_session(str(source))
+    asked = [x for x in session.get_inputs() if x.name not in feed]
+    zeros = {x.name: np.zeros([d if isinstance(d, int) else 1 for d in x.shape], np.float32) for x in asked}
+    found: list[np.ndarray] = session.run(list(own), {**feed, **zeros})
+    return found
+
+
 def _why_not(error: Exception, source: Path, own: Sequence[str], feed: Mapping[str, np.ndarray]) -> str:
     """Why the explained model does not run: often because the plain one does not."""
     reason = f"{str(error).strip().splitlines()[0]}"
     try:
-        start_session(str(source)).run(list(own), dict(feed))
+        _plain(source, own, feed)
     except RUNTIME_ERRORS as plain:
         return f"ONNX Runtime cannot run '{source}' here, explained or not: {str(plain).strip().splitlines()[0]}"
     return f"ONNX Runtime runs '{source}', but not explained: {reason}; please report the model"

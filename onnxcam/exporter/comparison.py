@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ["TOLERANCE", "ExportReport", "compare_with_torch", "relative_error"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime as ort
 
-    from onnxcam.exporter.torch import Module, Tensor
+    from onnxcam.exporter.torch import Example, Module
 
 TOLERANCE = 1e-3
 """Relative error (max-norm over max-norm) above which no artifact is written."""
@@ -41,7 +41,12 @@ class ExportReport:
 
 
 def compare_with_torch(
-    graph: ir.Model, info: ArtifactInfo, model: Module, example: Tensor, names: Sequence[str]
+    graph: ir.Model,
+    info: ArtifactInfo,
+    model: Module,
+    example: Example,
+    names: Sequence[str],
+    function: Callable[[Any], Any] | None = None,
 ) -> dict[str, float]:
     """Relative errors of outputs, activations and gradients against torch, each the worst over images and layers.
 
@@ -49,23 +54,16 @@ def compare_with_torch(
     examples are then compared, the given one with noise, and the errors of the nearest are given. A wrong rule is
     wrong on all of them.
     """
+    from onnxcam.exporter import torch as modules
+
     session, score = cpu_session(graph), known_score(graph.graph, info.score)
-    nearest = _errors(session, score, info, model, example, names)
+    nearest = _errors(session, score, info, model, example, names, function)
     for seed in range(1, _TRIES):
         if nearest.get(GRADIENTS, 0.0) <= TOLERANCE:
             break
-        errors = _errors(session, score, info, model, _moved(example, seed), names)
+        errors = _errors(session, score, info, model, modules.moved(example, model, seed), names, function)
         nearest = min(nearest, errors, key=lambda found: found[GRADIENTS])
     return nearest
-
-
-def _moved(example: Tensor, seed: int) -> Tensor:
-    """``example`` with seeded noise of a tenth of its standard deviation."""
-    from onnxcam.exporter import torch as modules
-
-    pictures = example.detach().numpy()
-    noise = np.random.default_rng(seed).standard_normal(pictures.shape) * (0.1 * float(pictures.std()))
-    return modules.tensor((pictures + noise).astype(pictures.dtype))
 
 
 def _errors(
@@ -73,16 +71,26 @@ def _errors(
     score: Score,
     info: ArtifactInfo,
     model: Module,
-    example: Tensor,
+    example: Example,
     names: Sequence[str],
+    function: Callable[[Any], Any] | None,
 ) -> dict[str, float]:
     """The errors on ``example``."""
     from onnxcam.exporter import torch as modules
 
     produced = [output.name for output in session.get_outputs()]
-    feed = {info.image_input: example.detach().numpy(), **score.trial(len(example))}
+    own = modules.feed(example, model)
+    feed = {**own, **score.trial(len(own[info.image_input]))}
     got = dict(zip(produced, session.run(produced, feed), strict=True))
-    expected = modules.reference(model, example, names, score.adjoints(feed, got))
+    expected = modules.reference(
+        model,
+        example,
+        names,
+        score.adjoints(feed, got),
+        output=info.score.output,
+        squashed=score.stepped_over is not None,
+        score=function,
+    )
     errors = {"outputs": relative_error(got[info.score.output], expected.output)}
     for k in range(len(names)):
         pairs = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FeatureMaps", "class_output", "default_module", "matters", "module_maps"]
+__all__ = ["FeatureMaps", "default_module", "matters", "module_maps"]
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -12,12 +12,11 @@ import onnx_ir as ir
 
 from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
-from onnxcam.errors import ExportError, LayerError, nearest_names
+from onnxcam.errors import LayerError
 from onnxcam.exporter.axes import find_layouts
 from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
 from onnxcam.exporter.layout import Layout, parse_layout, shape_text
 from onnxcam.exporter.sample import picture_input, sample_feed
-from onnxcam.exporter.scores import find_score
 from onnxcam.exporter.sessions import cpu_session
 
 if TYPE_CHECKING:
@@ -27,43 +26,17 @@ _PROBED: Final = 8
 """How many maps are looked at together for whether their places matter."""
 
 
-def class_output(graph: ir.Graph, name: str | None = None) -> ir.Value:
-    """The output called ``name``, or the only one that can be class scores [N, classes]. Raises `ExportError`."""
-    if name is not None:
-        for y in graph.outputs:
-            if y.name == name:
-                return y
-        known = [y.name or "" for y in graph.outputs]
-        raise ExportError(f"the model has no output '{name}'; {nearest_names(name, known) or f'it has {known}'}")
-    fit = [y for y in graph.outputs if _is_table(y)]
-    if len(fit) > 1:
-        names = ", ".join(f"'{y.name}'" for y in fit)
-        raise ExportError(f"several outputs may be the class scores, {names}: choose one with --output")
-    return fit[0] if fit else graph.outputs[0]
-
-
-def _is_table(y: ir.Value) -> bool:
-    shape = y.shape
-    return (
-        shape is not None
-        and len(shape) >= 2
-        and isinstance(shape[1], int)
-        and all(dim == 1 for dim in shape[2:])
-        and (y.dtype is None or y.dtype.is_floating_point())
-    )
-
-
-def default_module(exported: TorchExport) -> str:
+def default_module(exported: TorchExport, score: ir.Value) -> str:
     """The path of the module whose output is taken by default. Raises `LayerError` where there is none."""
-    _, default = module_maps(exported)
+    _, default = module_maps(exported, score)
     assert default.module is not None
     return default.module
 
 
-def module_maps(exported: TorchExport) -> tuple[list[Candidate], Target]:
+def module_maps(exported: TorchExport, score: ir.Value) -> tuple[list[Candidate], Target]:
     """The outputs of modules that are feature maps on the way to the score, and the one taken by default."""
     image = picture_input(exported.model.graph.inputs)
-    maps = FeatureMaps(exported.model, score=find_score(exported.output).value, image=image)
+    maps = FeatureMaps(exported.model, score=score, image=image)
     maps.all = [candidate for candidate in maps.all if candidate.module is not None]
     return maps.all, maps.default(sample_feed(exported.model.graph.inputs, image=image))
 
@@ -130,7 +103,7 @@ class FeatureMaps:
         )
 
     def _matter(self, some: Sequence[Candidate], feed: Mapping[str, np.ndarray]) -> list[bool]:
-        """For each map, whether the top score depends on more than one of its places.
+        """For each map, whether the top value of the score depends on more than one of its places.
 
         Maps with channels are taken to: it is tokens of which the score may read one alone.
         """
@@ -140,7 +113,7 @@ class FeatureMaps:
         values = {y.name: y for node in copy.graph for y in node.outputs}
         score = values[self._score.name]
         op = emitter(copy.graph, "probe")
-        top = op.CastLike(op.Equal(score, op.ReduceMax(score, [1])), score)
+        top = op.CastLike(op.Equal(score, op.ReduceMax(score, [min(1, len(score.shape or ()) - 1)])), score)
         top.type, top.shape = score.type, score.shape
         grads = gradients(copy, of=score, wrt=[values[c.name] for c in some], seed=top)
         copy.graph.outputs.clear()

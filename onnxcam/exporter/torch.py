@@ -7,13 +7,16 @@ from __future__ import annotations
 
 __all__ = [
     "INPUT",
+    "Example",
     "Module",
     "Reference",
     "Tensor",
     "TorchExport",
     "export_module",
+    "feed",
     "is_module",
     "load_weights",
+    "moved",
     "random_example",
     "reference",
     "tensor",
@@ -25,7 +28,7 @@ import io
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -33,7 +36,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
+from onnxcam.contract import SCORE
 from onnxcam.errors import ExportError, LayerError, MissingExtraError, ModelSourceError, nearest_names
+from onnxcam.exporter.answers import given, named, output_name
 from onnxcam.exporter.layers import behind_identity
 
 try:
@@ -46,6 +51,8 @@ except ModuleNotFoundError as error:
 
 Module: TypeAlias = nn.Module
 Tensor: TypeAlias = torch.Tensor
+Example: TypeAlias = "torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
+"""A batch of pictures, or all inputs of a model that takes several."""
 
 OPSET = 18
 INPUT = "input"
@@ -56,17 +63,19 @@ _SQUASHING = frozenset({"SoftmaxBackward0", "LogSoftmaxBackward0", "SigmoidBackw
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchExport:
-    """A module's graph: ``output`` the class scores, ``targets`` the feature map of each layer asked for."""
+    """A module's graph: ``targets`` are the feature map of each layer asked for."""
 
     model: ir.Model
-    output: ir.Value
     targets: tuple[ir.Value, ...]
     dynamic_batch: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """What torch's autograd says of a batch, all arrays float32: ``gradients`` are of each y, at each layer."""
+    """What torch's autograd says of a batch, all arrays float32: ``gradients`` are of each y, at each layer.
+
+    output: what is explained is read from.
+    """
 
     output: np.ndarray
     activations: tuple[np.ndarray, ...]
@@ -74,19 +83,25 @@ class Reference:
 
 
 class _Tap(nn.Module):
-    """A model that also returns the outputs of some of its layers.
+    """A model that returns its tensors, the number that ``score`` makes of them, and the outputs of some layers.
 
     The layer's output is caught before anything after it can change it in place (``ReLU(inplace=True)``,
     ``out += x``): what goes on through the model is a copy. Of a module that runs more than once, the last run
     counts.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], example: Example, score: Callable[[Any], Any] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)
+        self.score = score
+        self.given = tuple(given(example, model.forward, torch.Tensor))
+        self.by_name = isinstance(example, Mapping)
+        self.outputs: tuple[str, ...] = ()
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         caught: dict[str, torch.Tensor] = {}
 
         def catch(name: str) -> Any:
@@ -101,10 +116,11 @@ class _Tap(nn.Module):
         modules = dict(self.model.named_modules())
         handles = [modules[name].register_forward_hook(catch(name)) for name in self.names if name != INPUT]
         if INPUT in self.names:
-            caught[INPUT] = image
-            image = image.clone()
+            at = _picture(inputs)
+            caught[INPUT] = inputs[at]
+            inputs = tuple(x.clone() if i == at else x for i, x in enumerate(inputs))
         try:
-            output = self.model(image)
+            found = self.model(**dict(zip(self.given, inputs, strict=True))) if self.by_name else self.model(*inputs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -113,31 +129,43 @@ class _Tap(nn.Module):
             raise LayerError(
                 f"layer '{unseen[0]}' does not run in the forward pass: choose one that 'onnxcam layers' lists"
             )
-        return (_scores(output), *(caught[name] for name in self.names))
+        outputs = named(found, torch.Tensor)
+        if self.score is not None:
+            outputs = {SCORE: self.score(found), **outputs}
+        self.outputs = tuple(outputs)
+        return (*outputs.values(), *(caught[name] for name in self.names))
 
 
-def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str]) -> TorchExport:
+def export_module(
+    model: nn.Module, example: Example, names: Sequence[str], score: Callable[[Any], Any] | None = None
+) -> TorchExport:
     """The graph of ``model`` at opset 18 with the outputs of the layers ``names`` caught.
 
+    score: what turns the model's outputs into one number an image, an output then as well.
     The batch is dynamic where torch can export it so, else fixed to that of ``example``.
     Raises `LayerError` for an unknown layer and `ExportError` where torch cannot export the model.
     """
     _check_names(model, names)
-    tap = _Tap(model, names)
+    tap = _Tap(model, names, example, score)
+    inputs = tuple(x.detach() for x in given(example, model.forward, torch.Tensor).values())
     with _evaluating(model), _quiet():
         tap.train(False)
+        with torch.no_grad():
+            found = tap(*inputs)  # to know the names of its outputs
+            if score is not None:
+                _refuse_no_number(found[0], len(inputs[0]))
         reason = ""
         for dynamic in (True, False):
-            shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+            shapes = (tuple({0: torch.export.Dim("batch")} for _ in inputs),) if dynamic else None
             try:
                 program = torch.onnx.export(
                     tap,
-                    (example.detach(),),
+                    inputs,
                     dynamo=True,
                     opset_version=OPSET,
                     dynamic_shapes=shapes,
-                    input_names=["image"],
-                    output_names=["logits", *(f"target_{k}" for k in range(len(names)))],
+                    input_names=list(tap.given),
+                    output_names=[*tap.outputs, *(f"target_{k}" for k in range(len(names)))],
                     verbose=False,
                 )
             except torch.onnx.errors.OnnxExporterError as error:
@@ -145,13 +173,12 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
                 continue
             assert program is not None
             graph = program.model.graph
-            output, *targets = graph.outputs
+            targets = graph.outputs[len(tap.outputs) :]
             for target in targets:
                 graph.outputs.remove(target)
             _forget_traces(graph)
             return TorchExport(
                 model=program.model,
-                output=output,
                 targets=tuple(behind_identity(target) for target in targets),
                 dynamic_batch=dynamic,
             )
@@ -159,25 +186,42 @@ def export_module(model: nn.Module, example: torch.Tensor, names: Sequence[str])
 
 
 def reference(
-    model: nn.Module, example: torch.Tensor, names: Sequence[str], adjoints: Sequence[np.ndarray] | None = None
+    model: nn.Module,
+    example: Example,
+    names: Sequence[str],
+    adjoints: Sequence[np.ndarray] | None = None,
+    *,
+    output: str | int | None = None,
+    squashed: bool = True,
+    score: Callable[[Any], Any] | None = None,
 ) -> Reference:
     """The scores of ``example``, the feature maps of the layers ``names``, and dy/dA by torch's autograd.
 
     adjoints: dy/d(scores) of each y that is explained; of their sum where None.
+    output: the one that is explained, by name or position; the first where None. score: see `export_module`.
+    squashed: whether a final softmax or sigmoid is stepped back over.
     """
     _check_names(model, names)
+    tap = _Tap(model, names, example, score)
     with _evaluating(model):
-        output, *maps = _Tap(model, names)(example.detach().clone().requires_grad_())
-        scores = _before_squashing(output)
+        found = tap(*_free(given(example, model.forward, torch.Tensor).values()))
+        if score is not None:
+            _refuse_no_number(found[0], len(next(iter(given(example, model.forward, torch.Tensor).values()))))
+        outputs, maps = dict(zip(tap.outputs, found, strict=False)), found[len(tap.outputs) :]
+        chosen = output_name(tap.outputs, output)
+        if chosen is None:
+            chosen = next((name for name, y in outputs.items() if y.is_floating_point()), tap.outputs[0])
+        answer = outputs[chosen]
+        scores = _before_squashing(answer) if squashed else answer
         grads = [
             torch.autograd.grad(scores, maps, seed, allow_unused=True, retain_graph=True)
-            for seed in _seeds(output, adjoints)
+            for seed in _seeds(answer, adjoints)
         ]
     unused = [name for name, g in zip(names, grads[0], strict=True) if g is None]
     if unused:
         raise LayerError(f"layer '{unused[0]}' is not on the way to the score: choose one that 'onnxcam layers' lists")
     return Reference(
-        output=output.detach().numpy(),
+        output=answer.detach().numpy(),
         activations=tuple(a.detach().numpy() for a in maps),
         gradients=tuple(tuple(g.numpy() for g in layers if g is not None) for layers in grads),
     )
@@ -193,6 +237,23 @@ def _seeds(output: torch.Tensor, adjoints: Sequence[np.ndarray] | None) -> list[
 def random_example(size: Sequence[int], *, batch: int = 2, seed: int = 0) -> torch.Tensor:
     """A batch of standard normal pictures [batch, *size] from a seeded generator."""
     return torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def moved(example: Example, model: nn.Module, seed: int) -> Example:
+    """``example``, its picture with seeded noise of a tenth of the standard deviation."""
+    found = given(example, model.forward, torch.Tensor)
+    name = list(found)[_picture(tuple(found.values()))]
+    noise = torch.randn(found[name].shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    image = found[name].detach()
+    found[name] = (image + 0.1 * image.std(correction=0) * noise).to(image.dtype)
+    if isinstance(example, torch.Tensor):
+        return tensor(found[name].numpy())
+    return found if isinstance(example, Mapping) else tuple(found.values())
+
+
+def feed(example: Example, model: nn.Module) -> dict[str, np.ndarray]:
+    """The arrays of ``example`` by the names of the graph's inputs."""
+    return {name: x.detach().numpy() for name, x in given(example, model.forward, torch.Tensor).items()}
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -250,14 +311,21 @@ def _forget_traces(graph: ir.Graph) -> None:
     graph.metadata_props.clear()
 
 
-def _scores(output: object) -> torch.Tensor:
-    """The class scores among what a model returned."""
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        what = f"shape {list(output.shape)}" if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
-        raise ExportError(
-            f"the model returns {what}, and a classifier returns one tensor [N, classes]: wrap it so that it does"
-        )
-    return output
+def _refuse_no_number(y: object, batch: int) -> None:
+    """Raise `ExportError` if what a function made of a model's outputs is not one number an image."""
+    if not isinstance(y, torch.Tensor) or y.ndim != 1 or y.shape[0] != batch or not y.is_floating_point():
+        what = f"shape {list(y.shape)}" if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+        raise ExportError(f"the score returns {what}, and one real number an image is [{batch}]: let it do so")
+
+
+def _picture(inputs: Sequence[torch.Tensor]) -> int:
+    """Which of ``inputs`` is the picture: the first with four axes or more, else the first."""
+    return next((i for i, x in enumerate(inputs) if x.ndim >= 4), 0)
+
+
+def _free(inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Copies that are differentiated where they can be."""
+    return [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
 
 
 def _before_squashing(output: torch.Tensor) -> torch.Tensor | torch.autograd.graph.GradientEdge:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __all__ = ["Comparison", "VerificationReport", "verify"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,15 @@ from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.autodiff.registry import describe
 from onnxcam.autodiff.rules.quantization import ends_are_clipped
-from onnxcam.contract import ACTIVATIONS, EXPLAINED_CLASS, GRADIENTS, METADATA_KEY, ArtifactInfo, layer_output
+from onnxcam.contract import (
+    ACTIVATIONS,
+    EXPLAINED_CLASS,
+    GRADIENTS,
+    METADATA_KEY,
+    SCORE_INPUTS,
+    ArtifactInfo,
+    layer_output,
+)
 from onnxcam.errors import ArtifactError, AutodiffError
 from onnxcam.exporter.artifact import remove_explanation
 from onnxcam.exporter.comparison import TOLERANCE as TORCH_TOLERANCE
@@ -104,6 +112,7 @@ def verify(
     seed: int = 0,
     model: Module | None = None,
     layer: str | Sequence[str] | None = None,
+    score: Callable[[Any], Any] | None = None,
 ) -> VerificationReport:
     """Compare the gradients in the artifact ``path`` with central differences of its own forward half.
 
@@ -118,6 +127,7 @@ def verify(
     seed: of the random picture and vectors.
     model: the PyTorch module that the artifact was made of; outputs, feature maps and gradients are then compared with
         its own, by autograd, at the modules ``layer`` (where None, those that the artifact names).
+    score: the function that was given to the export, where one was.
 
     Raises `ModelSourceError` where the file cannot be read, `ArtifactError`
     where it is no artifact, or was made without its gradients (``--outputs cam``).
@@ -141,13 +151,13 @@ def verify(
         got = dict(zip(names, session.run(names, feed), strict=True))
     except RUNTIME_ERRORS as error:
         raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
-    score = known_score(artifact.graph, info.score)
-    adjoints = score.adjoints(feed, got)
+    explained = known_score(artifact.graph, info.score)
+    adjoints = explained.adjoints(feed, got)
     comparisons: list[Comparison] = []
     wrong: tuple[str, np.ndarray] | None = None
     for k, target in enumerate(info.layers):
         activations, found = got[layer_output(ACTIVATIONS, k)], got[layer_output(GRADIENTS, k)]
-        head = _Head(artifact, behind_identity(outputs[layer_output(ACTIVATIONS, k)]), score.start, feed)
+        head = _Head(artifact, behind_identity(outputs[layer_output(ACTIVATIONS, k)]), explained.start, feed)
         for i, adjoint in enumerate(adjoints):
             gradient = found if len(adjoints) == 1 else found[:, i]
             vectors = {"along the gradient": gradient}
@@ -162,7 +172,7 @@ def verify(
         explained_class=int(got[EXPLAINED_CLASS].flat[0]) if EXPLAINED_CLASS in got else None,
         comparisons=tuple(comparisons),
         culprit=None if wrong is None else _culprit(artifact, info, wrong[0], feed, wrong[1]),
-        against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed),
+        against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed, score),
     )
 
 
@@ -172,14 +182,17 @@ def _against_torch(
     model: Module,
     layer: str | Sequence[str] | None,
     feed: Mapping[str, np.ndarray],
+    score: Callable[[Any], Any] | None,
 ) -> dict[str, float]:
     from onnxcam.exporter.torch import tensor
 
+    own = {name: tensor(array) for name, array in feed.items() if name not in SCORE_INPUTS}
+    example = own if len(own) > 1 else own[info.image_input]
     if layer is None:
         names = [known.module or known.name for known in info.layers]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
-    return compare_with_torch(artifact, info, model, tensor(feed[info.image_input]), names)
+    return compare_with_torch(artifact, info, model, example, names, score)
 
 
 class _Head:

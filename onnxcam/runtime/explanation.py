@@ -26,9 +26,10 @@ from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP
 class Explanation:
     """One picture explained.
 
-    class_index, label: the class that was explained; ``label`` is None where the model carries no labels.
-    score: its probability, 0-1.
-    scores: the probabilities of all classes, float32 [K].
+    class_index, label: the class that was explained, None where it is none; ``label`` is None where the model carries
+        no labels.
+    score: its probability, 0-1; of no class, the number that was explained.
+    scores: the probabilities of all classes, float32 [K]; of no class, none.
     cam: float32 [h, w], raw, as the graph gave it.
     activations, gradients: the feature map and the score's gradient at it, without the batch axis; None where the
         artifact leaves them out.
@@ -36,6 +37,7 @@ class Explanation:
     placement: which part of the picture the model saw.
     method, layer: by which of the artifact's methods, and at which of its layers, ``cam`` was made.
     cams: the map of each of its methods at that layer, by the method's name.
+    output: the model's own output that is explained, without the batch axis.
     others: where the artifact explains several classes of each picture, the explanations of those after the first;
         `classes` has all, and `of` finds one.
     explain: what the map tells the reasons of: the ``class``, its ``counterfactual``, or its ``contrast`` with the
@@ -45,7 +47,7 @@ class Explanation:
     ``dataclasses.replace(explanation, cam=mine)``.
     """
 
-    class_index: int
+    class_index: int | None
     label: str | None
     score: float
     scores: NDArray[np.float32]
@@ -60,6 +62,7 @@ class Explanation:
     cams: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     explain: Explain = "class"
     against: int | None = None
+    output: NDArray[Any] | None = None
     others: tuple[Explanation, ...] = ()
 
     @property
@@ -73,7 +76,7 @@ class Explanation:
         for each in self.classes:
             if each.class_index == index:
                 return each
-        known = ", ".join(each._name(each.class_index) for each in self.classes)
+        known = ", ".join(each.name for each in self.classes)
         raise ClassError(f"'{choice}' was not explained in this picture, only {known}: choose it with class_index")
 
     @property
@@ -102,13 +105,21 @@ class Explanation:
     @property
     def caption(self) -> str:
         """Probability and class in one short line, ``43%  tabby``: cut short, it keeps the number. Of a label's
-        synonyms, the first. A counterfactual says ``against tabby``, a contrast ``tabby, not lynx``."""
+        synonyms, the first. A counterfactual says ``against tabby``, a contrast ``tabby, not lynx``.
+        Of no class, the number alone."""
+        if self.class_index is None:
+            return f"{'against ' if self.explain == 'counterfactual' else ''}{self.score:.4g}"
         name = self._name(self.class_index)
         if self.explain == "counterfactual":
             name = f"against {name}"
         elif self.against is not None:
             name = f"{name}, not {self._name(self.against)}"
         return f"{self.score:{'.0%' if self.score >= 0.1 else '.1%'}}  {name}"
+
+    @property
+    def name(self) -> str:
+        """What was explained in a word or two: the label's first synonym, ``class 3``, or ``score``."""
+        return "score" if self.class_index is None else self._name(self.class_index)
 
     def _name(self, index: int) -> str:
         label = self.label if index == self.class_index else self.labels[index] if self.labels else None

@@ -46,7 +46,7 @@ class ExplainedFrame:
 
     index: int
     time: float
-    class_index: int
+    class_index: int | None
     label: str | None
     score: float
 
@@ -80,9 +80,9 @@ class HeatScale:
     """
 
     half_life: float = 2.0
-    _held: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _held: dict[int | None, tuple[float, float]] = field(default_factory=dict)
 
-    def update(self, peak: float, class_index: int, time: float) -> float:
+    def update(self, peak: float, class_index: int | None, time: float) -> float:
         """The scale at ``time`` (seconds), at least ``peak``."""
         held, since = self._held.get(class_index, (peak, time))
         scale = max(peak, held * math.pow(2, -max(time - since, 0.0) / self.half_life))

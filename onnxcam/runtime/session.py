@@ -26,6 +26,8 @@ from onnxcam.contract import (
     EXPLAINED_CLASS,
     GRADIENTS,
     METADATA_KEY,
+    SCORE,
+    SCORE_WEIGHTS,
     ArtifactInfo,
     Preprocess,
     cam_output,
@@ -40,6 +42,7 @@ from onnxcam.errors import (
     ProviderError,
     nearest_names,
 )
+from onnxcam.runtime.asked import rows_of, weights_input
 from onnxcam.runtime.choices import ClassChoices, Classes
 from onnxcam.runtime.explanation import Explanation, probabilities
 from onnxcam.runtime.geometry import Placement, place
@@ -129,12 +132,15 @@ class CamModel:
         self.methods = self.info.methods
         self.layers = tuple(layer.name for layer in self.info.layers)
         self._given = given = frozenset(output.name for output in self._session.get_outputs())
-        missing = [name for name in (CAM, EXPLAINED_CLASS, self.info.score.output) if name not in given]
+        kind = self.info.score.kind
+        stated = {"class": [EXPLAINED_CLASS], "weights": [SCORE]}.get(kind, [])
+        missing = [name for name in (CAM, *stated, self.info.score.output) if name not in given]
         if missing:
             raise ArtifactError(f"'{self.path}' lacks the output '{missing[0]}': export the model again")
         inputs = {value.name: value for value in self._session.get_inputs()}
         if self.info.image_input not in inputs:
             raise ArtifactError(f"'{self.path}' lacks the input '{self.info.image_input}': export the model again")
+        self._inputs = inputs
         batch = inputs[self.info.image_input].shape[0]
         self._batch = batch if isinstance(batch, int) else None
         self._axes = len(inputs[self.info.image_input].shape)
@@ -160,6 +166,7 @@ class CamModel:
         against: ClassChoices | None = ...,
         method: str | None = ...,
         layer: str | None = ...,
+        score_weights: NDArray[Any] | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
     ) -> list[Explanation]: ...
 
@@ -172,6 +179,7 @@ class CamModel:
         against: ClassChoices | None = ...,
         method: str | None = ...,
         layer: str | None = ...,
+        score_weights: NDArray[Any] | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
     ) -> Any: ...
 
@@ -183,6 +191,7 @@ class CamModel:
         against: ClassChoices | None = None,
         method: str | None = None,
         layer: str | None = None,
+        score_weights: NDArray[Any] | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> Any:
         """The `Explanation` of ``image``; of a list or a batch of images, a list of them.
@@ -196,6 +205,8 @@ class CamModel:
             alone, and None is the likeliest of them.
         method, layer: which of the artifact's `methods` and `layers` `Explanation.cam` is of; None is the first. All
             maps come in the same pass, and `Explanation.cams` has those of the other methods.
+        score_weights: where the artifact explains a weighting of its output, the weights: shaped as the output of one
+            image for all of them, or with an axis of as many in front.
         inputs: the model's further inputs, by name, as they are.
 
         Raises, before running, `ClassError`, `MethodError` or `LayerError` if the artifact has no such class, method or
@@ -203,6 +214,7 @@ class CamModel:
         """
         many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
         images = list(image) if many else [image]
+        more = {**(inputs or {}), **self._asked(len(images), score_weights)}
         self.check(len(images), class_index=class_index, against=against, method=method, layer=layer)
         explanations = self.run(
             [self.prepare(each) for each in images],
@@ -210,9 +222,27 @@ class CamModel:
             against=against,
             method=method,
             layer=layer,
-            inputs=inputs,
+            inputs=more,
         )
         return explanations if many else explanations[0]
+
+    @property
+    def _what(self) -> str:
+        """What is explained that is no class."""
+        output = f"'{self.info.score.output}'"
+        return f"a weighting of its output {output}" if self.info.score.kind == "weights" else f"its output {output}"
+
+    def _asked(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+        """The inputs that say what is explained in ``count`` images. Raises `InputError` if they do not fit."""
+        if (score_weights is not None) == (SCORE_WEIGHTS not in self._inputs):
+            raise InputError(
+                f"'{self.path}' explains a weighting of its output '{self.info.score.output}': give score_weights"
+                if score_weights is None
+                else f"'{self.path}' takes no score_weights: make it with --score weights"
+            )
+        if score_weights is None:
+            return {}
+        return {SCORE_WEIGHTS: weights_input(score_weights, self._inputs[SCORE_WEIGHTS].shape, count)}
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
@@ -257,7 +287,7 @@ class CamModel:
                     if rows is not None
                 },
                 shown,
-                inputs or {},
+                rows_of(inputs or {}, start, size, len(prepared), fixed=self._batch is not None),
             )
         ]
 
@@ -275,6 +305,8 @@ class CamModel:
         Raises what `explain` raises before running.
         """
         self._map(method, layer)
+        if class_index is not None and self.info.score.kind in ("weights", "number"):
+            raise ClassError(f"'{self.path}' explains no class but {self._what}: leave the class out")
         known = Classes(count=self.classes, explained=self.explained, labels=self.labels)
         classes = None if class_index is None else known.chosen(class_index, count)
         if against is None:
@@ -325,17 +357,22 @@ class CamModel:
         if self.explained == 1:
             wanted = {name: rows[:, 0] for name, rows in wanted.items()}
         feeds = {**inputs, self.info.image_input: np.stack(tensors), **wanted}
+        lacking = [name for name in self._inputs if name not in feeds]
+        if lacking:
+            raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
         score = self.info.score
         _, k = shown
         maps = {name: self._map_name(i, k) for i, name in enumerate(self.methods)}
         activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
-        names = [EXPLAINED_CLASS, AGAINST_CLASS, score.output, activations, gradients, *maps.values()]
+        names = [EXPLAINED_CLASS, AGAINST_CLASS, SCORE, score.output, activations, gradients, *maps.values()]
         names = [name for name in names if name in self._given]
         try:
             values = dict(zip(names, self._session.run(names, feeds), strict=True))
         except _ORT_ERRORS as error:
             raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
-        scores = probabilities(values[score.output].reshape(len(tensors), -1), score.activation)
+        output = values[score.output]
+        scores = probabilities(output.reshape(len(tensors), -1)[:, : score.classes], score.activation)
+        numbers = values.get(SCORE, output).reshape(len(tensors), -1)
         for i, each in enumerate(prepared):
             cams = {method: values[name][i] for method, name in maps.items() if name in values}
             first, *others = [
@@ -343,10 +380,12 @@ class CamModel:
                     each,
                     shown,
                     scores=scores[i],
+                    number=float(numbers[i, 0]),
+                    output=output[i],
                     cams={method: self._one_of(cam, c) for method, cam in cams.items()},
                     activations=values[activations][i] if activations in values else None,
                     gradients=self._one_of(values[gradients][i], c) if gradients in values else None,
-                    index=int(self._one_of(values[EXPLAINED_CLASS][i], c)),
+                    index=int(self._one_of(values[EXPLAINED_CLASS][i], c)) if EXPLAINED_CLASS in values else None,
                     against=int(self._one_of(values[AGAINST_CLASS][i], c)) if AGAINST_CLASS in values else None,
                 )
                 for c in range(self.explained)
@@ -364,18 +403,21 @@ class CamModel:
         shown: tuple[int, int],
         *,
         scores: NDArray[np.float32],
+        number: float,
+        output: NDArray[Any],
         cams: Mapping[str, NDArray[np.float32]],
         activations: NDArray[Any] | None,
         gradients: NDArray[Any] | None,
-        index: int,
+        index: int | None,
         against: int | None,
     ) -> Explanation:
         m, k = shown
         return Explanation(
             class_index=index,
-            label=self.labels[index] if self.labels else None,
-            score=float(scores[index]),
+            label=self.labels[index] if self.labels and index is not None else None,
+            score=number if index is None else float(scores[index]),
             scores=scores,
+            output=output,
             cam=cams[self.methods[m]],
             activations=activations,
             gradients=gradients,

@@ -11,7 +11,8 @@ import onnxcam
 from onnxcam.errors import ExportError, LayerError
 from onnxcam.exporter.attachment import feature_maps
 from onnxcam.exporter.layout import Layout
-from onnxcam.exporter.targets import class_output, matters
+from onnxcam.exporter.scores.outputs import class_output
+from onnxcam.exporter.targets import matters
 
 from .graphs import CNN, CNN_WEIGHTS, cnn, model, save
 

@@ -9,19 +9,36 @@ __all__ = ["Score", "Seed", "Subject", "find_score", "known_score"]
 
 import onnx_ir as ir
 
-from onnxcam.contract import ScoreInfo
+from onnxcam.contract import ScoreInfo, ScoreKind
+from onnxcam.errors import ExportError
 from onnxcam.exporter.scores.classes import class_score
+from onnxcam.exporter.scores.outputs import class_output, only_output
 from onnxcam.exporter.scores.protocol import Score, Seed, Subject
+from onnxcam.exporter.scores.whole import number_score, weights_score
 
 
-def find_score(output: ir.Value, *, classes: int = 1) -> Score:
-    """The score that the model's ``output`` gives. Raises `ExportError` where it has not the shape for it.
+def find_score(graph: ir.Graph, *, kind: ScoreKind = "class", output: str | None = None, classes: int = 1) -> Score:
+    """The score of that ``kind`` that ``graph`` has. Raises `ExportError` where it has none.
 
+    output: the name of the one that it is read from; the only one that fits where None.
     classes: how many classes of each image are explained.
     """
-    return class_score(output, explained=classes)
+    if kind == "class":
+        return class_score(class_output(graph, output), explained=classes)
+    _refuse_several(kind, classes)
+    floating = only_output(graph, output, _is_floating, "what is explained")
+    return weights_score(floating) if kind == "weights" else number_score(floating)
+
+
+def _refuse_several(kind: ScoreKind, classes: int) -> None:
+    if classes != 1:
+        raise ExportError(f"the score '{kind}' is of no class, and {classes} were asked for: leave --classes out")
+
+
+def _is_floating(y: ir.Value) -> bool:
+    return y.dtype is None or y.dtype.is_floating_point()
 
 
 def known_score(graph: ir.Graph, info: ScoreInfo) -> Score:
     """The score that ``info``, the metadata of an artifact, says its ``graph`` has."""
-    return find_score(next(y for y in graph.outputs if y.name == info.output), classes=info.explained)
+    return find_score(graph, kind=info.kind, output=info.output, classes=info.explained)

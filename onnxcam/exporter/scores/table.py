@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from onnxcam.contract import Activation
+from onnxcam.exporter.layers import behind_identity
 
 _PASS_THROUGH = frozenset({"Identity", "Dropout", "Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _SQUASHING = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
@@ -29,10 +30,18 @@ class Unsquashed:
     activation: Activation
 
 
-def before_squashing(output: ir.Value) -> Unsquashed:
-    """The value behind ``output`` [N, classes, …], stepping back over a final softmax or sigmoid of the classes."""
-    producer = skip(output).producer()
-    if producer is None or producer.op_type not in _SQUASHING or producer.domain or not _squashes_classes(producer):
+def before_squashing(output: ir.Value, *, reshaped: bool = True) -> Unsquashed:
+    """The value behind ``output`` [N, classes, …], stepping back over a final softmax or sigmoid of the classes.
+
+    reshaped: the value may have another shape than ``output``; else it has the same, and the softmax any axis.
+    """
+    producer = (skip(output) if reshaped else behind_identity(output)).producer()
+    if (
+        producer is None
+        or producer.op_type not in _SQUASHING
+        or producer.domain
+        or (reshaped and not _squashes_classes(producer))
+    ):
         return Unsquashed(value=output, stepped_over=None, activation="softmax")
     value = producer.inputs[0]
     assert value is not None
