@@ -25,6 +25,7 @@ __all__ = [
 import ast
 import contextlib
 import io
+import itertools
 import logging
 import pickle
 import warnings
@@ -44,6 +45,7 @@ from onnxcam.exporter.layers import behind_identity
 try:
     import torch
     from torch import nn
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 except ModuleNotFoundError as error:
     raise MissingExtraError(
         'exporting a PyTorch model needs torch, which is not installed: pip install "onnxcam[torch]"'
@@ -155,21 +157,24 @@ def export_module(
             if score is not None:
                 _refuse_no_number(found[0], len(inputs[0]))
         reason = ""
-        for dynamic in (True, False):
+        for dynamic, fused in itertools.product((True, False), (True, False)):
             shapes = (tuple({0: torch.export.Dim("batch")} for _ in inputs),) if dynamic else None
             try:
-                program = torch.onnx.export(
-                    tap,
-                    inputs,
-                    dynamo=True,
-                    opset_version=OPSET,
-                    dynamic_shapes=shapes,
-                    input_names=list(tap.given),
-                    output_names=[*tap.outputs, *(f"target_{k}" for k in range(len(names)))],
-                    verbose=False,
-                )
+                with (
+                    contextlib.nullcontext() if fused else sdpa_kernel(SDPBackend.MATH)
+                ):  # masked, torch cannot take it apart
+                    program = torch.onnx.export(
+                        tap,
+                        inputs,
+                        dynamo=True,
+                        opset_version=OPSET,
+                        dynamic_shapes=shapes,
+                        input_names=list(tap.given),
+                        output_names=[*tap.outputs, *(f"target_{k}" for k in range(len(names)))],
+                        verbose=False,
+                    )
             except torch.onnx.errors.OnnxExporterError as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                reason = _first_cause(error)
                 continue
             assert program is not None
             graph = program.model.graph
@@ -183,6 +188,13 @@ def export_module(
                 dynamic_batch=dynamic,
             )
     raise ExportError(f"torch cannot export this model to ONNX: {reason}")
+
+
+def _first_cause(error: BaseException) -> str:
+    """What the error that all others follow from says, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def reference(

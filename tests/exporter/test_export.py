@@ -190,6 +190,32 @@ def test_a_layer_that_cannot_be_explained_is_refused_by_name(net, example, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+class MaskedAttention(nn.Module):
+    """As in Swin and BEiT: torch fuses it in a way that it cannot take apart again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 4, 4)
+        self.qkv = nn.Linear(8, 24)
+        self.fc = nn.Linear(8, 5)
+        self.bias = nn.Parameter(torch.randn(1, 2, 6, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        batch, tokens, channels = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, 2, channels // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = self.bias.expand(batch, -1, -1, -1)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.fc(y.transpose(1, 2).contiguous().view(batch, tokens, channels).mean(1))
+
+
+def test_attention_under_a_mask_is_exported(tmp_path):
+    torch.manual_seed(0)
+    report = onnxcam.export(MaskedAttention().eval(), torch.randn(2, 3, *SIZE[1:]), tmp_path / "m.cam.onnx")
+    assert report.dynamic_batch
+    assert max(report.errors.values()) < 1e-5
+
+
 def off_by_one_in_fifty(monkeypatch, *, examples: int) -> None:
     """Let the gradient seem 0.02 off on the first ``examples`` that are compared."""
     right, compared = comparison._errors, []
