@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxcam.methods import Method, methods
+from onnxcam.methods import Method, graph_methods, methods
 
 PAGE = Path(__file__).with_suffix(".md")
 
@@ -20,7 +20,8 @@ Written by `python docs/methods.py` from the registry of methods; a test fails w
 Every map is a handful of nodes on the feature map A and its gradients g = ∂yᶜ/∂A, so any number of them go into one
 file: `--method gradcam --method layercam`, or `method=["gradcam", "layercam"]`. The first one's map is the output
 `cam`, and the others' are `cam.<method>`. Maps are raw, after the method's own ReLU: a negative value speaks against
-the class, and a heatmap shows no heat there. s is a place, c a channel, Σ_s a sum over places.
+the class, and a heatmap shows no heat there. s is a place, c a channel, Σ_s a sum over places. Methods that [run the
+model on changed pictures](#on-changed-pictures) are chosen when a file runs and are in no file.
 
 - **needs** activations: no backward pass is emitted, and with `--outputs cam` none is in the file. **needs** gradients:
   the piece between feature map and score is differentiated, once for all methods. **needs** head: global average
@@ -29,6 +30,105 @@ the class, and a heatmap shows no heat there. s is a place, c a channel, Σ_s a 
   of their sum.
 
 """
+
+CHANGED = """
+## On changed pictures
+
+These run the model many times, on copies of the picture that are masked, hidden in part, or noisy, with any artifact
+that gives what the method **reads**. They are chosen when a file runs: `onnxcam image cat.jpg --method rise
+--samples 2000 --seed 1`, with a bar of progress on stderr. `onnxcam video` takes them too, each frame at this cost.
+
+- **reads** scores: any artifact. **reads** activations, gradients: one with those outputs, at the layer that `--layer`
+  names or the first. **reads** input gradients: one whose layer is the picture itself, made with
+  `onnxcam attach model.onnx --layer IMAGE_INPUT --layout NCHW`; onnxcam says so where it is not.
+- x is the model's input behind preprocessing, so what is hidden becomes 0: the mean colour where the preprocessing
+  subtracts the mean, else black. M ∘ x is x under a mask M of 0–1, U enlarges bilinearly to the model's input, s scales
+  to 0–1 by minimum and maximum. y is the class score before softmax, p the class's probability. Of a model that ends in
+  softmax, log p stands for y.
+- The class is found once, on the picture as it is, and so is the class to set it apart from where the artifact makes
+  contrasts; a contrast or counterfactual is one of y or p here as well. Where what is explained is no class, its number
+  stands for y and for p. Several classes take their runs each.
+- ONNX Runtime runs the whole file each time, whatever is asked of it: methods that read scores or activations are
+  quickest with an artifact at a late layer, and take three times as long or more with one at the picture itself.
+
+"""
+
+CHANGED_TAIL = """
+```python
+import cv2
+import onnxcam
+
+with onnxcam.load("any.cam.onnx") as cam:
+    how = onnxcam.Perturbation(samples=100, seed=1, batch=32)
+    ex = cam.explain(cv2.imread("cat.jpg"), method="rise", perturbation=how, progress=lambda share: None)
+    smooth = cam.explain(cv2.imread("cat.jpg"), augment=["flip", "scale"])
+
+ex.save("cat_rise.png")
+```
+
+The same seed gives the same map: whatever the batch, alone or among other pictures. `samples`, `sigma` (noise),
+`window` and `stride` (of `occlusion`) are those of `onnxcam.Perturbation`, and options of the same names.
+
+`--augment` averages the maps of several views, by any method of this page, each brought back to the picture: `flip`, as
+it is and mirrored; `scale`, as it is, a tenth smaller and a tenth larger about the middle; `intensity`, the model's
+input times 0.9, 1 and 1.1. Several multiply: `flip,scale` are six views. With `flip,intensity` it is pytorch-grad-cam's
+`aug_smooth`, except that raw maps are averaged, not each scaled to 0–1 before.
+
+"""
+
+CHANGED_DEPARTURES = (
+    (
+        "`scorecam`",
+        "pytorch-grad-cam enlarges maps corner to corner (`align_corners=True`)",
+        "cells cover the picture evenly",
+        "corner to corner, masks and map lie up to half a cell apart",
+    ),
+    (
+        "`scorecam` and kin",
+        "torch-cam scales maps to 0–1, then enlarges them",
+        "enlarges, then scales",
+        "the paper's order; enlarged maps do not reach 0 and 1",
+    ),
+    (
+        "`sscam`",
+        "σ = 2 on masks of 0–1 (torch-cam)",
+        "σ = 0.2",
+        "under noise of twice the mask's range, pictures are noise: of the heat for the cat of the sample 63% lies on "
+        "the half with the cat, and 93% with 0.2",
+    ),
+    (
+        "`iscam`",
+        "c_1 = 1/N (torch-cam)",
+        "c_1 = 0",
+        "the sum begins with 0/N",
+    ),
+    (
+        "`smoothgradcam++`",
+        "torch-cam takes D_1 of the last noisy picture alone, and Σ_s D_3 · A where Grad-CAM++ has D_3 · Σ_s A",
+        "D_1 is a mean as D_2 and D_3 are; D_3 · Σ_s A",
+        "weights that hang on one draw",
+    ),
+    (
+        "`smoothgradcam++`",
+        "the paper has D_1 above the line of α",
+        "D_2",
+        "with one picture and no noise it is Grad-CAM++ then",
+    ),
+    (
+        "`rise`",
+        "no mean is taken off",
+        "the mean of p is",
+        "one number for the whole map: the order of pixels is the same, and 0 divides what speaks for the class from "
+        "what speaks against it",
+    ),
+    (
+        "`integrated-gradients`",
+        "the paper's sum is one of equal steps",
+        "Gauss and Legendre's rule, as captum",
+        "the integral itself, more closely with as many runs",
+    ),
+)
+"""What differs of the methods on changed pictures, and why."""
 
 TAIL = """
 ## What is explained
@@ -190,14 +290,39 @@ def row(method: Method) -> str:
 def lines() -> Iterator[str]:
     yield "| method | | equation | needs | costs | smooths | source |"
     yield "|---|---|---|---|---|---|---|"
-    yield from (row(method) for method in methods().values() if method.build.__module__.startswith("onnxcam."))
+    yield from (row(method) for method in graph_methods().values() if method.build.__module__.startswith("onnxcam."))
+
+
+def changed_pictures() -> Iterator[str]:
+    """The table of methods that run the model on changed pictures."""
+    yield "| method | | equation | reads | costs | source |"
+    yield "|---|---|---|---|---|---|"
+    for method in methods().values():
+        if method.build is None:
+            cells = (f"`{method.name}`", method.summary, method.equation, method.reads, method.cost, method.paper)
+            yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def page() -> str:
     """The text of docs/methods.md."""
     departures = ["| | pytorch-grad-cam 1.5.7 | here | why |", "|---|---|---|---|"]
     departures += ["| " + " | ".join(cells) + " |" for cells in DEPARTURES]
-    return HEAD + "\n".join(lines()) + "\n" + TAIL + "\n".join(departures) + "\n"
+    others = ["| | elsewhere | here | why |", "|---|---|---|---|"]
+    others += ["| " + " | ".join(cells) + " |" for cells in CHANGED_DEPARTURES]
+    return (
+        HEAD
+        + "\n".join(lines())
+        + "\n"
+        + CHANGED
+        + "\n".join(changed_pictures())
+        + "\n"
+        + CHANGED_TAIL
+        + "\n".join(others)
+        + "\n"
+        + TAIL
+        + "\n".join(departures)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

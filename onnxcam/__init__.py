@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "CamModel",
     "Explanation",
+    "Perturbation",
     "Preprocess",
     "__version__",
     "attach",
@@ -30,13 +31,14 @@ from onnxcam.contract import Preprocess
 if TYPE_CHECKING:
     from onnxcam import autodiff, methods
     from onnxcam.exporter import attach, export, verify
-    from onnxcam.runtime import CamModel, Explanation, load
+    from onnxcam.runtime import CamModel, Explanation, Perturbation, load
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CamModel": "onnxcam.runtime",
     "Explanation": "onnxcam.runtime",
+    "Perturbation": "onnxcam.runtime",
     "load": "onnxcam.runtime",
     "attach": "onnxcam.exporter",
     "export": "onnxcam.exporter",

@@ -16,6 +16,7 @@ from onnxcam.cli.options import (
     max_pixels_option,
     model_option,
     overwrite_option,
+    perturbation_options,
     provider_option,
     render_options,
 )
@@ -39,6 +40,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
     help="A file, or a folder for several.  [default: NAME_cam.png beside NAME]",
 )
 @choice_options
+@perturbation_options
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list."
 )
@@ -62,6 +64,13 @@ def image(
     against: int | str | None,
     method: str | None,
     layer: str | None,
+    augment: tuple[str, ...],
+    samples: int | None,
+    sigma: float | None,
+    window: int | None,
+    stride: int | None,
+    seed: int,
+    batch: int,
     top: int,
     arrays: tuple[str, ...],
     providers: tuple[str, ...],
@@ -80,12 +89,16 @@ def image(
       onnxcam image photos/ -o out/ --top 3
       onnxcam image resnet50.cam.onnx cat.jpg --class tabby --method layercam
       onnxcam image top3.cam.onnx cat.jpg --class tabby,lynx,espresso
+      onnxcam image cat.jpg --method rise --samples 2000 --seed 1
+      onnxcam image cat.jpg --augment flip,scale
     """
     from rich.console import Console
     from rich.progress import track
 
+    from onnxcam.cli.progress import share_progress
     from onnxcam.errors import OnnxCamError
     from onnxcam.runtime import load
+    from onnxcam.runtime.perturbation import Perturbation
     from onnxcam.runtime.pictures import read_picture
 
     if inputs[0].suffix == ".onnx" and model is None:
@@ -94,8 +107,16 @@ def image(
     console = Console(stderr=True)
     failures: list[OnnxCamError] = []
     with load(model, providers=providers or None) as loaded:
-        classes = chosen_classes(class_index, loaded.explained)
-        choice: dict[str, Any] = {"class_index": classes, "against": against, "method": method, "layer": layer}
+        choice: dict[str, Any] = {
+            "class_index": chosen_classes(class_index, loaded.explained),
+            "against": against,
+            "method": method,
+            "layer": layer,
+            "perturbation": Perturbation(
+                samples=samples, sigma=sigma, window=window, stride=stride, seed=seed, batch=batch
+            ),
+            "augment": augment,
+        }
         loaded.check(**choice)
         choice |= _arrays(arrays)
         quiet = len(jobs) == 1 or not console.is_terminal
@@ -103,7 +124,8 @@ def image(
             try:
                 picture = read_picture(source) if max_pixels is None else read_picture(source, max_pixels=max_pixels)
                 start = time.perf_counter()
-                explanation = loaded.explain(picture, **choice)
+                with share_progress(source.name, shown=quiet) as told:
+                    explanation = loaded.explain(picture, **choice, progress=told)
                 milliseconds = (time.perf_counter() - start) * 1e3
                 target.parent.mkdir(parents=True, exist_ok=True)
                 explanation.save(target, **style)

@@ -19,10 +19,13 @@ def methods(as_json: bool) -> None:
     from onnxcam.methods import methods
 
     for method in methods().values():
-        fields = {name: getattr(method, name) for name in ("name", "summary", "equation", "needs", "cost", "paper")}
+        fields = {
+            name: getattr(method, name) for name in ("name", "summary", "equation", "needs", "reads", "cost", "paper")
+        }
         if as_json:
             click.echo(json.dumps(fields, ensure_ascii=False))
         else:
+            fields["needs"] += f" changed when a file runs, and of the file {method.reads}" if method.reads else ""
             click.echo(
                 "{name}\n  {summary}\n  {equation}\n  needs: {needs}; costs: {cost}\n  {paper}\n".format(**fields)
             )

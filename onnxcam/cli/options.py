@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "InputSize",
+    "Names",
     "Numbers",
     "artifact_options",
     "choice_options",
@@ -12,6 +13,7 @@ __all__ = [
     "max_pixels_option",
     "model_option",
     "overwrite_option",
+    "perturbation_options",
     "provider_option",
     "render_options",
     "score_option",
@@ -24,6 +26,8 @@ from typing import Any, TypeVar, get_args
 import click
 
 from onnxcam.contract import ScoreKind
+from onnxcam.runtime.perturbation import METHODS
+from onnxcam.runtime.perturbation.options import DEFAULT_BATCH
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,6 +58,17 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"'{value}' is not numbers separated by commas, such as 0.485,0.456,0.406", param, ctx)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAMES"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
 def _index_or_label(value: str) -> int | str:
@@ -109,7 +124,12 @@ def choice_options(function: F) -> F:
     """What is explained: ``--class``, ``--against``, ``--method`` and ``--layer``, under the names `explain` takes."""
     for option in (
         click.option("--layer", metavar="NAME", help="Which of the model's layers to show.  [default: its first]"),
-        click.option("--method", metavar="NAME", help="Which of the model's methods to show.  [default: its first]"),
+        click.option(
+            "--method",
+            metavar="NAME",
+            help="Which of the model's methods to show, or one that runs any model on changed pictures: "
+            f"{', '.join(METHODS)}.  [default: the model's first]",
+        ),
         click.option(
             "--against",
             type=_index_or_label,
@@ -126,6 +146,42 @@ def choice_options(function: F) -> F:
             help="The class to explain: a label such as 'tabby', an index, or a rank: -1 the top class, -2 the second. "
             "Of a model made with --classes K, K of them: repeated, or separated by commas.  [default: the top class, "
             "or the top K]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def perturbation_options(function: F) -> F:
+    """How pictures are changed by the methods that do so, under the names `Perturbation` takes, and ``--augment``."""
+    for option in (
+        click.option(
+            "--augment",
+            type=Names(),
+            default=(),
+            metavar="NAME,NAME",
+            help="Average the maps of several views, by any method: flip, scale (a tenth smaller and larger), "
+            "intensity.",
+        ),
+        click.option(
+            "--batch",
+            type=click.IntRange(min=1),
+            default=DEFAULT_BATCH,
+            show_default=True,
+            help="Changed pictures that go through the model at once.",
+        ),
+        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is random."),
+        click.option("--stride", type=click.IntRange(min=1), help="How far the hidden square moves: occlusion."),
+        click.option(
+            "--window",
+            type=click.IntRange(min=1),
+            help="Side of the hidden square, in pixels of the model's input: occlusion.",
+        ),
+        click.option("--sigma", type=click.FloatRange(min=0), help="Noise: smoothgrad, smoothgradcam++, sscam."),
+        click.option(
+            "--samples",
+            type=click.IntRange(min=1),
+            help="How many changed pictures, for a method that lets you choose.  [default: the method's own]",
         ),
     ):
         function = option(function)

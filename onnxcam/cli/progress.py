@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["frame_progress"]
+__all__ = ["frame_progress", "share_progress"]
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,3 +40,16 @@ def frame_progress(title: str) -> Iterator[tuple[Start, Advance]]:
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(title, total=None, markup=False)
         yield lambda total: progress.update(task, total=total), lambda: progress.advance(task)
+
+
+@contextmanager
+def share_progress(title: str, *, shown: bool) -> Iterator[Callable[[float], None]]:
+    """A bar of the share done, 0-1, and the time left, as a function to call with that share."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    hidden = not (shown and console.is_terminal)
+    with Progress(console=console, disable=hidden, transient=True) as progress:
+        task = progress.add_task(title, total=1.0, markup=False)
+        yield lambda share: progress.update(task, completed=share)

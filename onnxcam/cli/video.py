@@ -16,6 +16,7 @@ from onnxcam.cli.options import (
     json_option,
     model_option,
     overwrite_option,
+    perturbation_options,
     provider_option,
     render_options,
 )
@@ -37,6 +38,7 @@ _STRETCHES = 20  # as many as a screen shows
     help="Video to write: .mp4, .mov or .mkv.  [default: INPUT_cam.mp4]",
 )
 @choice_options
+@perturbation_options
 @click.option(
     "--every",
     type=click.IntRange(min=1),
@@ -57,6 +59,13 @@ def video(
     against: int | str | None,
     method: str | None,
     layer: str | None,
+    augment: tuple[str, ...],
+    samples: int | None,
+    sigma: float | None,
+    window: int | None,
+    stride: int | None,
+    seed: int,
+    batch: int,
     every: int,
     overwrite: bool,
     providers: tuple[str, ...],
@@ -76,6 +85,7 @@ def video(
     """
     from onnxcam.cli.progress import frame_progress
     from onnxcam.runtime import load
+    from onnxcam.runtime.perturbation import Perturbation
     from onnxcam.runtime.pipeline import explain_video
     from onnxcam.runtime.sinks import check_output
 
@@ -103,6 +113,10 @@ def video(
             against=against,
             method=method,
             layer=layer,
+            perturbation=Perturbation(
+                samples=samples, sigma=sigma, window=window, stride=stride, seed=seed, batch=batch
+            ),
+            augment=augment,
             every=every,
             overwrite=overwrite,
             on_start=on_start,

@@ -118,6 +118,7 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
                 eigen_smooth=options.eigen_smooth,
             )
             assert activations.shape is not None
+            assert method.build is not None  # find_methods refuses others
             cam = _typed(method.build(site), [activations.shape[0], *activations.shape[2:]])
             cams.append(as_volume(op, cam, target.value) if target.layout.kind == "NCDHW" else cam)
         if joint := method.fusion or options.fuse:

@@ -1,4 +1,4 @@
-"""The CAM methods, each a piece of ONNX graph on the feature map A and the gradients g = dy^c/dA.
+"""The CAM methods: pieces of ONNX graph on the feature map A and the gradients g = dy^c/dA, and those of the runtime.
 
 A method of one's own is one decorated function, registered where it is defined and then called by its name::
 
@@ -14,9 +14,9 @@ A method of one's own is one decorated function, registered where it is defined 
     onnxcam.attach("plain.onnx", method="absolute")
 """
 
-from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise  # isort: skip  # registers the methods
+from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise, perturbation  # isort: skip  # registers the methods
 from onnxcam.methods.fusion import fused
-from onnxcam.methods.registry import Head, Method, Site, find_method, find_methods, method, methods
+from onnxcam.methods.registry import Head, Method, Site, find_method, find_methods, graph_methods, method, methods
 
 __all__ = [
     "Head",
@@ -31,8 +31,10 @@ __all__ = [
     "finer",
     "fused",
     "gradcam",
+    "graph_methods",
     "method",
     "methods",
     "noise",
+    "perturbation",
     "refine",
 ]

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["Fusion", "Head", "Method", "Needs", "Score", "Site", "find_method", "find_methods", "method", "methods"]
+__all__ = [
+    "Fusion",
+    "Head",
+    "Method",
+    "Needs",
+    "Reads",
+    "Score",
+    "Site",
+    "describe",
+    "find_method",
+    "find_methods",
+    "graph_methods",
+    "method",
+    "methods",
+]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +30,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["activations", "gradients", "head"]
+Needs = Literal["activations", "gradients", "head", "pictures"]
+Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
 
@@ -74,7 +89,11 @@ class Site:
 class Method:
     """One method: ``build`` emits the raw map, float [N, h, w].
 
-    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, or a classic CAM ``head``.
+    build: None for a method that runs the model on changed ``pictures``, in the runtime.
+    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, or a classic CAM ``head``; or else
+        changed ``pictures``.
+    summary: what it shows, in one sentence.
+    reads: of a method on changed pictures, which outputs of the file it needs.
     cost: over an inference of the plain model, in words.
     smooths: whether it weighs channels and then combines them, so that eigen-smooth has a meaning.
     score: whose gradients it takes: of the ``class`` score, or of its distance from the next classes (``finer``).
@@ -85,16 +104,13 @@ class Method:
     equation: str
     paper: str
     needs: Needs
-    build: Callable[[Site], ir.Value]
+    summary: str
+    build: Callable[[Site], ir.Value] | None = None
+    reads: Reads | None = None
     cost: str = "a few nodes"
     smooths: bool = False
     score: Score = "class"
     fusion: Fusion | None = None
-
-    @property
-    def summary(self) -> str:
-        """The first line of the method's docstring."""
-        return (self.build.__doc__ or "").strip().partition("\n")[0]
 
 
 _methods: dict[str, Method] = {}
@@ -103,6 +119,11 @@ _methods: dict[str, Method] = {}
 def methods() -> Mapping[str, Method]:
     """Every registered method by name."""
     return MappingProxyType(_methods)
+
+
+def graph_methods() -> Mapping[str, Method]:
+    """Those that are built as nodes of a file."""
+    return MappingProxyType({name: entry for name, entry in _methods.items() if entry.build is not None})
 
 
 def method(
@@ -119,22 +140,36 @@ def method(
     """Register the decorated function as the method ``name``; see `Method`. A second one of that name is refused."""
 
     def register(build: Callable[[Site], ir.Value]) -> Callable[[Site], ir.Value]:
-        if name in _methods:
-            raise ValueError(f"method '{name}' is registered already")
-        _methods[name] = Method(
-            name=name,
-            equation=equation,
-            paper=paper,
-            needs=needs,
-            build=build,
-            cost=cost,
-            smooths=smooths,
-            score=score,
-            fusion=fusion,
+        _register(
+            Method(
+                name=name,
+                equation=equation,
+                paper=paper,
+                needs=needs,
+                summary=(build.__doc__ or "").strip().partition("\n")[0],
+                build=build,
+                cost=cost,
+                smooths=smooths,
+                score=score,
+                fusion=fusion,
+            )
         )
         return build
 
     return register
+
+
+def describe(name: str, summary: str, *, equation: str, paper: str, reads: Reads, cost: str) -> None:
+    """Register the method ``name``, which runs the model on changed pictures; see `Method`."""
+    _register(
+        Method(name=name, equation=equation, paper=paper, needs="pictures", summary=summary, reads=reads, cost=cost)
+    )
+
+
+def _register(entry: Method) -> None:
+    if entry.name in _methods:
+        raise ValueError(f"method '{entry.name}' is registered already")
+    _methods[entry.name] = entry
 
 
 def find_method(name: str) -> Method:
@@ -146,10 +181,19 @@ def find_method(name: str) -> Method:
 
 
 def find_methods(names: str | Sequence[str]) -> list[Method]:
-    """The methods called ``names``, in order. Raises `MethodError` for an unknown one, and for one named twice."""
+    """The methods called ``names``, in order, to be built into a file.
+
+    Raises `MethodError` for an unknown one, for one named twice, and for one that is no part of a file.
+    """
     wanted = [names] if isinstance(names, str) else list(names)
     found = [find_method(name) for name in wanted]
     for name in wanted:
         if wanted.count(name) > 1:
             raise MethodError(f"the method '{name}' is named twice: once is enough")
+    for entry in found:
+        if entry.build is None:
+            raise MethodError(
+                f"'{entry.name}' runs the model on changed pictures: choose it when a file runs, "
+                f"'onnxcam image MODEL.cam.onnx PICTURE --method {entry.name}'"
+            )
     return found

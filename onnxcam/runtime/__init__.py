@@ -10,17 +10,24 @@ The public names are imported when they are first used, so that the command line
 
 from __future__ import annotations
 
-__all__ = ["CamModel", "Explanation", "load", "read_picture"]
+__all__ = ["CamModel", "Explanation", "Perturbation", "load", "read_picture"]
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxcam.runtime.explanation import Explanation
+    from onnxcam.runtime.perturbation import Perturbation
     from onnxcam.runtime.pictures import read_picture
     from onnxcam.runtime.session import CamModel, load
 
-_HOMES = {"CamModel": "session", "Explanation": "explanation", "load": "session", "read_picture": "pictures"}
+_HOMES = {
+    "CamModel": "session",
+    "Explanation": "explanation",
+    "Perturbation": "perturbation",
+    "load": "session",
+    "read_picture": "pictures",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Placement", "Rectangle", "place", "project"]
+__all__ = ["Placement", "Rectangle", "interpolation", "place", "project"]
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,16 +69,16 @@ def project(cam: NDArray[np.float32], placement: Placement) -> NDArray[np.float3
     Letterbox padding is cut off at sub-cell precision.
     """
     source, target = placement.source, placement.target
-    rows = _interpolation(cam.shape[0], placement.input_height, target.top, target.height, source.height)
-    columns = _interpolation(cam.shape[1], placement.input_width, target.left, target.width, source.width)
+    rows = interpolation(cam.shape[0], placement.input_height, target.top, target.height, source.height)
+    columns = interpolation(cam.shape[1], placement.input_width, target.left, target.width, source.width)
     heat = np.zeros((placement.height, placement.width), np.float32)
     heat[source.slices] = rows @ cam @ columns.T
     return heat
 
 
 @lru_cache(maxsize=16)
-def _interpolation(cells: int, input_size: int, start: int, size: int, pixels: int) -> NDArray[np.float32]:
-    """One axis of the bilinear map as a matrix [pixels, cells]: the pixels span ``start … start + size`` of the input.
+def interpolation(cells: int, input_size: int, start: float, size: float, pixels: int) -> NDArray[np.float32]:
+    """One axis of a bilinear map as a matrix [pixels, cells]: the pixels span ``start … start + size`` of the input.
 
     Two small matrix products are exact for every placement. (OpenCV's warpAffine rounds positions to 1/32 of a cell:
     steps one can see in a 7×7 map.)

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from onnxcam.errors import InputError
 from onnxcam.runtime.choices import ClassChoice
 from onnxcam.runtime.explanation import Explanation
+from onnxcam.runtime.perturbation import Perturbation
 from onnxcam.runtime.render import render
 from onnxcam.runtime.session import CamModel, Prepared
 from onnxcam.runtime.sinks import VideoSink, check_output
@@ -99,6 +100,8 @@ def explain_video(
     against: ClassChoice | None = None,
     method: str | None = None,
     layer: str | None = None,
+    perturbation: Perturbation | None = None,
+    augment: Sequence[str] = (),
     every: int = 1,
     layout: Layout = DEFAULT_LAYOUT,
     alpha: float = DEFAULT_ALPHA,
@@ -112,7 +115,7 @@ def explain_video(
 
     class_index: what to explain in each frame; by default that frame's top class. Of a model that explains K classes at
         once, the first of K, or one alone, is shown.
-    against, method, layer: see `onnxcam.runtime.session.CamModel.explain`.
+    against, method, layer, perturbation, augment: see `onnxcam.runtime.session.CamModel.explain`.
     every: explain one frame in so many, and draw its heat on those up to the next.
     layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
     on_start, on_frame: called in the calling thread, before the first frame and after each one written.
@@ -128,8 +131,15 @@ def explain_video(
         raise InputError(f"one frame in {every} cannot be explained: 'every' is 1 or more")
     if isinstance(class_index, int | str) and model.explained > 1:
         class_index = [class_index] * model.explained
-    model.check(class_index=class_index, against=against, method=method, layer=layer)
-    choice = {"class_index": class_index, "against": against, "method": method, "layer": layer}
+    choice: dict[str, Any] = {
+        "class_index": class_index,
+        "against": against,
+        "method": method,
+        "layer": layer,
+        "perturbation": perturbation,
+        "augment": augment,
+    }
+    model.check(**choice)
     check_output(Path(output), source=source, overwrite=overwrite)
     started = time.monotonic()
     artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["CamModel", "Prepared", "default_providers", "installed_providers", "load"]
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,6 +27,7 @@ from onnxcam.contract import (
     GRADIENTS,
     METADATA_KEY,
     SCORE,
+    SCORE_INPUTS,
     SCORE_WEIGHTS,
     ArtifactInfo,
     Preprocess,
@@ -43,10 +44,14 @@ from onnxcam.errors import (
     nearest_names,
 )
 from onnxcam.runtime.asked import rows_of, weights_input
+from onnxcam.runtime.augmentation import views
 from onnxcam.runtime.choices import ClassChoices, Classes
 from onnxcam.runtime.explanation import Explanation, probabilities
 from onnxcam.runtime.geometry import Placement, place
+from onnxcam.runtime.perturbation import METHODS, Perturbation
+from onnxcam.runtime.perturbation.needs import layer_for
 from onnxcam.runtime.preprocess import Picture, as_bgr, model_input
+from onnxcam.runtime.repetition import Repetition, repeated
 from onnxcam.runtime.shipped import shipped_model
 
 _ORT_ERRORS = (
@@ -143,6 +148,7 @@ class CamModel:
         self._inputs = inputs
         batch = inputs[self.info.image_input].shape[0]
         self._batch = batch if isinstance(batch, int) else None
+        self._alike = {name for name, x in inputs.items() if isinstance(batch, str) and [*x.shape[:1]] == [batch]}
         self._axes = len(inputs[self.info.image_input].shape)
 
     def __enter__(self) -> CamModel:
@@ -167,6 +173,9 @@ class CamModel:
         method: str | None = ...,
         layer: str | None = ...,
         score_weights: NDArray[Any] | None = ...,
+        perturbation: Perturbation | None = ...,
+        augment: Sequence[str] = ...,
+        progress: Callable[[float], None] | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
     ) -> list[Explanation]: ...
 
@@ -180,6 +189,9 @@ class CamModel:
         method: str | None = ...,
         layer: str | None = ...,
         score_weights: NDArray[Any] | None = ...,
+        perturbation: Perturbation | None = ...,
+        augment: Sequence[str] = ...,
+        progress: Callable[[float], None] | None = ...,
         inputs: Mapping[str, NDArray[Any]] | None = ...,
     ) -> Any: ...
 
@@ -192,6 +204,9 @@ class CamModel:
         method: str | None = None,
         layer: str | None = None,
         score_weights: NDArray[Any] | None = None,
+        perturbation: Perturbation | None = None,
+        augment: Sequence[str] = (),
+        progress: Callable[[float], None] | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> Any:
         """The `Explanation` of ``image``; of a list or a batch of images, a list of them.
@@ -204,7 +219,11 @@ class CamModel:
         against: where the artifact makes contrasts, the class that it is set apart from; a rank counts the others
             alone, and None is the likeliest of them.
         method, layer: which of the artifact's `methods` and `layers` `Explanation.cam` is of; None is the first. All
-            maps come in the same pass, and `Explanation.cams` has those of the other methods.
+            maps come in the same pass, and `Explanation.cams` has those of the other methods. A method that runs the
+            model on changed pictures (`onnxcam.runtime.perturbation`) needs no map in the artifact.
+        perturbation: how such a method changes pictures.
+        augment: views whose maps are averaged, of any method: names among `onnxcam.runtime.augmentation.AUGMENTATIONS`.
+        progress: called with the share of the work that is done, 0-1, where it takes many runs.
         score_weights: where the artifact explains a weighting of its output, the weights: shaped as the output of one
             image for all of them, or with an axis of as many in front.
         inputs: the model's further inputs, by name, as they are.
@@ -215,13 +234,24 @@ class CamModel:
         many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
         images = list(image) if many else [image]
         more = {**(inputs or {}), **self._asked(len(images), score_weights)}
-        self.check(len(images), class_index=class_index, against=against, method=method, layer=layer)
+        self.check(
+            len(images),
+            class_index=class_index,
+            against=against,
+            method=method,
+            layer=layer,
+            perturbation=perturbation,
+            augment=augment,
+        )
         explanations = self.run(
             [self.prepare(each) for each in images],
             class_index=class_index,
             against=against,
             method=method,
             layer=layer,
+            perturbation=perturbation,
+            augment=augment,
+            progress=progress,
             inputs=more,
         )
         return explanations if many else explanations[0]
@@ -268,28 +298,87 @@ class CamModel:
         against: ClassChoices | None = None,
         method: str | None = None,
         layer: str | None = None,
+        perturbation: Perturbation | None = None,
+        augment: Sequence[str] = (),
+        progress: Callable[[float], None] | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
     ) -> list[Explanation]:
-        """The explanations of what `prepare` gave, in one pass (or as many as a fixed batch size asks for)."""
+        """The explanations of what `prepare` gave, in one pass (or as many as a fixed batch size asks for).
+
+        A method on changed pictures and ``augment`` then take their runs for each picture and each explained class.
+        """
         classes, others = self.check(
-            len(prepared), class_index=class_index, against=against, method=method, layer=layer
+            len(prepared),
+            class_index=class_index,
+            against=against,
+            method=method,
+            layer=layer,
+            perturbation=perturbation,
+            augment=augment,
         )
-        shown = self._map(method, layer)
-        size = self._batch or max(len(prepared), 1)
-        return [
-            explanation
-            for start in range(0, len(prepared), size)
-            for explanation in self._run(
-                prepared[start : start + size],
-                {
-                    name: rows[start : start + size]
-                    for name, rows in {CLASS_INDEX: classes, AGAINST_INDEX: others}.items()
-                    if rows is not None
-                },
-                shown,
-                rows_of(inputs or {}, start, size, len(prepared), fixed=self._batch is not None),
+        shown = self._map(None if method in METHODS else method, None if method in METHODS else layer)
+        explanations = list(self._run(prepared, classes, others, shown, inputs or {})) if prepared else []
+        how = self._repetition(method, layer, perturbation, augment)
+        if how is None:
+            return explanations
+        count = len(explanations) * self.explained
+        for i, plain in enumerate(explanations):
+
+            def further(copies: int, i: int = i) -> dict[str, NDArray[Any]]:
+                own = rows_of(inputs or {}, i, 1, len(prepared), fixed=False)
+                cut = {name for name in own if name in self._alike and name not in SCORE_INPUTS}
+                return {name: x[i : i + 1].repeat(copies, 0) if name in cut else x for name, x in own.items()}
+
+            made = []
+            for c, each in enumerate(plain.classes):
+
+                def told(share: float, done: int = i * self.explained + c) -> None:
+                    if progress:
+                        progress((done + share) / count)
+
+                made.append(repeated(self, prepared[i].tensor, each, replace(how, inputs=further), told))
+            explanations[i] = replace(made[0], others=tuple(made[1:]))
+        return explanations
+
+    def outputs(
+        self,
+        tensors: NDArray[Any],
+        names: Sequence[str],
+        *,
+        classes: Sequence[Sequence[int]] | None = None,
+        others: Sequence[Sequence[int]] | None = None,
+        inputs: Mapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
+        """The graph's outputs ``names`` for a batch of the model's inputs, in one pass or as a fixed batch asks for.
+
+        classes, others: as `check` gives them. inputs: the further ones. Raises `InputError` if the model cannot take
+        them.
+        """
+        chosen = {CLASS_INDEX: classes, AGAINST_INDEX: others}
+        choices = {name: np.asarray(rows, np.int64) for name, rows in chosen.items() if rows is not None}
+        if self.explained == 1:
+            choices = {name: rows[:, 0] for name, rows in choices.items()}
+        size = self._batch or max(len(tensors), 1)
+        parts = [
+            self._pass(
+                names,
+                {self.info.image_input: tensors, **choices},
+                slice(start, min(start + size, len(tensors))),
+                rows_of(inputs or {}, start, size, len(tensors), fixed=self._batch is not None),
             )
+            for start in range(0, len(tensors), size)
         ]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    @property
+    def number_output(self) -> str:
+        """The output that is explained where it is no class: one number for each picture."""
+        return SCORE if SCORE in self._given else self.info.score.output
+
+    def map_outputs(self, layer: int) -> dict[str, str]:
+        """For each method of the artifact that has a map at the layer with position ``layer``, the output it is."""
+        found = {method: self._map_name(i, layer) for i, method in enumerate(self.methods)}
+        return {method: name for method, name in found.items() if name in self._given}
 
     def check(
         self,
@@ -299,12 +388,14 @@ class CamModel:
         against: ClassChoices | None = None,
         method: str | None = None,
         layer: str | None = None,
+        perturbation: Perturbation | None = None,
+        augment: Sequence[str] = (),
     ) -> tuple[list[list[int]] | None, list[list[int]] | None]:
         """The classes to explain in each of ``count`` images, and those to set them apart from, where any were named.
 
         Raises what `explain` raises before running.
         """
-        self._map(method, layer)
+        self._repetition(method, layer, perturbation, augment)
         if class_index is not None and self.info.score.kind in ("weights", "number"):
             raise ClassError(f"'{self.path}' explains no class but {self._what}: leave the class out")
         known = Classes(count=self.classes, explained=self.explained, labels=self.labels)
@@ -317,64 +408,95 @@ class CamModel:
             )
         return classes, known.alike(against, count)
 
+    def _repetition(
+        self, method: str | None, layer: str | None, perturbation: Perturbation | None, augment: Sequence[str]
+    ) -> Repetition | None:
+        """What is to be done beyond one run; None where one run does. Raises `MethodError` or `LayerError`."""
+        looks = views(augment)
+        options = perturbation or Perturbation()
+        batch = self._batch or options.batch
+        entry = METHODS.get(method or "")
+        if entry is not None:
+            k = None if layer is None else self._layer(layer)
+            at = layer_for(entry, self.info, self._given, self.path, k)
+            return Repetition(entry=entry, settings=entry.settings(options), layer=at, views=looks, batch=batch)
+        m, k = self._map(method, layer)
+        if perturbation is not None:
+            perturbation.settings(self.methods[m], samples=None, sigma=None, windows=False)  # it takes none of them
+        return None if len(looks) == 1 else Repetition(entry=None, settings=None, layer=k, views=looks, batch=batch)
+
     def _map(self, method: str | None, layer: str | None) -> tuple[int, int]:
         """The positions of ``method`` and ``layer``, which together have a map."""
         if method is not None and method not in self.methods:
-            near = nearest_names(method, self.methods)
+            near = nearest_names(method, (*self.methods, *METHODS))
             raise MethodError(
                 f"'{self.path}' has no map by '{method}', only by {', '.join(self.methods)}"
                 + (f"; {near}" if near else ": make it again with that --method")
             )
-        if layer is not None and layer not in self.layers:
-            near = nearest_names(layer, self.layers)
-            raise LayerError(
-                f"'{self.path}' has no map at '{layer}', only at {', '.join(self.layers)}"
-                + (f"; {near}" if near else ": make it again with that --layer")
-            )
         m = 0 if method is None else self.methods.index(method)
-        k = 0 if layer is None else self.layers.index(layer)
+        k = 0 if layer is None else self._layer(layer)
         if self._map_name(m, k) not in self._given:
             raise LayerError(
                 f"the map by '{self.methods[m]}' in '{self.path}' joins all its layers: leave the layer out"
             )
         return m, k
 
+    def _layer(self, name: str) -> int:
+        if name not in self.layers:
+            near = nearest_names(name, self.layers)
+            raise LayerError(
+                f"'{self.path}' has no map at '{name}', only at {', '.join(self.layers)}"
+                + (f"; {near}" if near else ": make it again with that --layer")
+            )
+        return self.layers.index(name)
+
     def _map_name(self, method: int, layer: int) -> str:
         return cam_output(self.methods[method], first=method == 0, layer=layer)
+
+    def _pass(
+        self,
+        names: Sequence[str],
+        feeds: Mapping[str, NDArray[Any]],
+        part: slice,
+        inputs: Mapping[str, NDArray[Any]],
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs ``names`` for that ``part`` of the pictures; a fixed batch is filled with repeats of the last."""
+        if self._session is None:
+            raise ArtifactError(f"'{self.path}' is closed: load it again")
+        count = part.stop - part.start
+        surplus = (self._batch or count) - count
+        filled = {name: np.concatenate([x[part], x[part][-1:].repeat(surplus, 0)]) for name, x in feeds.items()}
+        feed = {**inputs, **filled}
+        lacking = [name for name in self._inputs if name not in feed]
+        if lacking:
+            raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
+        try:
+            values = self._session.run(names, feed)
+        except _ORT_ERRORS as error:
+            raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
+        return {name: value[:count] for name, value in zip(names, values, strict=True)}
 
     def _run(
         self,
         prepared: Sequence[Prepared],
-        choices: Mapping[str, Sequence[Sequence[int]]],
+        classes: Sequence[Sequence[int]] | None,
+        against: Sequence[Sequence[int]] | None,
         shown: tuple[int, int],
         inputs: Mapping[str, NDArray[Any]],
     ) -> Iterator[Explanation]:
-        if self._session is None:
-            raise ArtifactError(f"'{self.path}' is closed: load it again")
-        surplus = (self._batch or len(prepared)) - len(prepared)  # the last of a fixed batch is filled with repeats
-        tensors = [each.tensor for each in prepared] + [prepared[-1].tensor] * surplus
-        wanted = {name: np.asarray([*rows, *[rows[-1]] * surplus], np.int64) for name, rows in choices.items()}
-        if self.explained == 1:
-            wanted = {name: rows[:, 0] for name, rows in wanted.items()}
-        feeds = {**inputs, self.info.image_input: np.stack(tensors), **wanted}
-        lacking = [name for name in self._inputs if name not in feeds]
-        if lacking:
-            raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
         score = self.info.score
         _, k = shown
-        maps = {name: self._map_name(i, k) for i, name in enumerate(self.methods)}
+        maps = self.map_outputs(k)
         activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
         names = [EXPLAINED_CLASS, AGAINST_CLASS, SCORE, score.output, activations, gradients, *maps.values()]
         names = [name for name in names if name in self._given]
-        try:
-            values = dict(zip(names, self._session.run(names, feeds), strict=True))
-        except _ORT_ERRORS as error:
-            raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
+        tensors = np.stack([each.tensor for each in prepared])
+        values = self.outputs(tensors, names, classes=classes, others=against, inputs=inputs)
         output = values[score.output]
         scores = probabilities(output.reshape(len(tensors), -1)[:, : score.classes], score.activation)
         numbers = values.get(SCORE, output).reshape(len(tensors), -1)
         for i, each in enumerate(prepared):
-            cams = {method: values[name][i] for method, name in maps.items() if name in values}
+            cams = {method: values[name][i] for method, name in maps.items()}
             first, *others = [
                 self._explanation(
                     each,

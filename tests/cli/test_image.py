@@ -78,6 +78,10 @@ def test_json_is_a_line_a_picture(folder):
         (["none.onnx", "cat.jpg"], 1, "none.onnx"),
         (["cat.jpg", "--provider", "quantum"], 1, "not installed"),
         (["cat.jpg", "--max-pixels", "100"], 1, "over the limit"),
+        (["cat.jpg", "--method", "smoothgrad"], 1, "needs the gradient at the picture itself"),
+        (["cat.jpg", "--samples", "9"], 1, "'gradcam' takes no samples"),
+        (["cat.jpg", "--augment", "flip,rotate"], 1, "no augmentation 'rotate'"),
+        (["cat.jpg", "--method", "rise", "--samples", "0"], 2, "range"),
         (["cat.jpg", "-o", "x.abc"], 1, "not as '.abc'"),
         (["cat.jpg", "--colormap", "trubo"], 2, "not one of"),
         ([], 2, "Missing argument"),
@@ -153,3 +157,24 @@ def test_too_many_or_too_few_classes_are_refused(folder, three):
     assert "3 classes of each image at once, and 1 was given" in image(three, "cat.jpg", "--class", "tabby").stderr
     result = image("cat.jpg", "--class", "tabby", "--class", "espresso")
     assert "explains one class of each picture: make it with --classes" in result.stderr
+
+
+def test_a_method_on_changed_pictures_takes_its_options(folder):
+    row = json.loads(image("cat.jpg", "--method", "occlusion", "--window", "112", "--stride", "56", "--json").stdout)
+    assert (row["method"], row["layer"], row["label"]) == ("occlusion", None, "tiger cat")
+    for seed in ("3", "3", "4"):
+        result = image("cat.jpg", "--method", "rise", "--samples", "6", "--seed", seed, "--batch", "4", "--overwrite")
+        assert result.exit_code == 0, result.output
+        (folder / "cat_cam.png").rename(folder / f"{len([*folder.iterdir()])}.png")
+    first, second, third = (cv2.imread(f"{n}.png") for n in (2, 3, 4))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, third)
+
+
+def test_views_are_averaged_and_the_heat_stays_on_the_half_of_the_class(folder):
+    assert image("cat.jpg", "--class", "espresso", "--augment", "flip,scale", "--no-caption").exit_code == 0
+    difference = heat("cat_cam.png")
+    assert difference[:, 600:].sum() / difference.sum() > 0.8
+    shutil.copy("cat_cam.png", "views.png")
+    assert image("cat.jpg", "--class", "espresso", "--no-caption", "--overwrite").exit_code == 0
+    assert not np.array_equal(cv2.imread("views.png"), cv2.imread("cat_cam.png"))

@@ -169,3 +169,10 @@ def test_help_shows_examples() -> None:
     result = call("--help")
     assert result.exit_code == 0
     assert "onnxcam video input.mp4 " in result.stdout
+
+
+def test_methods_on_changed_pictures_and_views_explain_frames_too(folder: Path) -> None:
+    result = call("clip.mp4", "-m", "colors.cam.onnx", "--method", "rise", "--samples", "3", "--augment", "flip")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[1].split()[2] == "red"
+    assert call("clip.mp4", "-m", "colors.cam.onnx", "--method", "rise", "--sigma", "3", "--overwrite").exit_code == 1

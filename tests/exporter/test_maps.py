@@ -13,12 +13,12 @@ from torch import nn
 import onnxcam
 from onnxcam.errors import ExportError, LayerError, MethodError, UnsupportedOperatorError
 from onnxcam.exporter.files import read_model
-from onnxcam.methods import methods
+from onnxcam.methods import graph_methods
 
 from .graphs import cnn, save
 from .networks import torchscript
 
-ONE_LAYER = [name for name, method in methods().items() if not method.fusion and method.needs != "head"]
+ONE_LAYER = [name for name, method in graph_methods().items() if not method.fusion and method.needs != "head"]
 
 
 class Net(nn.Module):
@@ -311,7 +311,7 @@ def test_a_renewed_contrast_leaves_nothing_behind(plain, tmp_path):
 
 
 def test_half_precision_loses_no_more_than_its_digits(tmp_path):
-    names = list(methods())
+    names = list(graph_methods())
     names.remove("refinecam")
     narrow = cnn()
     for weight in narrow.graph.initializer:

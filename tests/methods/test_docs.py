@@ -35,6 +35,7 @@ def folder(tmp_path, monkeypatch):
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)]
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), *head).eval()
     torch.onnx.export(net, (torch.randn(1, 3, 30, 26),), "plain.onnx", dynamo=False, opset_version=18)
+    onnxcam.attach("plain.onnx", "any.cam.onnx", preprocess=onnxcam.Preprocess(height=30, width=26))
     return tmp_path
 
 
@@ -49,4 +50,4 @@ def test_the_examples_run(folder, capsys):
         ex = cam.explain(cv2.imread("cat.jpg"))
     np.testing.assert_allclose(ex.cam, np.abs(ex.activations * ex.gradients).sum(0), rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(ex.cam, scope["mine"], rtol=1e-4, atol=1e-8)
-    assert {"cat_layercam.png", "cat_mine.png"} <= {path.name for path in folder.iterdir()}
+    assert {"cat_layercam.png", "cat_mine.png", "cat_rise.png"} <= {path.name for path in folder.iterdir()}

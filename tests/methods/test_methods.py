@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxcam.errors import MethodError
-from onnxcam.methods import find_method, find_methods, fused, method, methods
+from onnxcam.methods import find_method, find_methods, fused, graph_methods, method, methods
 
 from .graphs import run, run_graph
 
@@ -143,7 +143,7 @@ def test_eigen_smooth_takes_the_component_instead_of_the_sum():
     by_hand((5 * P.clip(min=0)).tolist(), "gradcam", channels, np.ones((1, 2, 2, 3)), eigen_smooth=True)
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", graph_methods())
 def test_eigen_smooth_changes_those_that_say_so(name):
     rng = np.random.default_rng(3)
     x, dx = np.abs(rng.standard_normal((1, 4, 5, 3))), rng.standard_normal((1, 4, 5, 3))
@@ -166,7 +166,7 @@ def test_behind_pooling_and_a_linear_layer_four_methods_are_one(channels, height
         np.testing.assert_allclose(run(name, activations, gradients), np.maximum(cam, 0), atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", graph_methods())
 @pytest.mark.parametrize("kind", ["zero", "flat", "large", "small"])
 def test_no_map_has_a_value_that_is_no_number(name, kind):
     rng = np.random.default_rng(0)
@@ -180,7 +180,7 @@ def test_no_map_has_a_value_that_is_no_number(name, kind):
         np.testing.assert_allclose(got, got.flat[0], rtol=1e-6, err_msg="a flat map has no places")
 
 
-@pytest.mark.parametrize("name", methods())
+@pytest.mark.parametrize("name", graph_methods())
 def test_open_sizes_give_the_same_map(name):
     rng = np.random.default_rng(1)
     x, dx = np.abs(rng.standard_normal((2, 4, 5, 3))), rng.standard_normal((2, 4, 5, 3))
@@ -202,6 +202,8 @@ def test_names_are_found_or_refused():
         find_method("gradcams")
     with pytest.raises(MethodError, match="'fem' is named twice"):
         find_methods(["fem", "cam", "fem"])
+    with pytest.raises(MethodError, match=r"'rise' runs the model on changed pictures: .* 'onnxcam image"):
+        find_methods(["cam", "rise"])
     with pytest.raises(ValueError, match="registered already"):
         method("cam", equation="", paper="", needs="head")(lambda at: at.activations)
 
