@@ -22,6 +22,7 @@ __all__ = [
     "METADATA_KEY",
     "SCORE",
     "SCORE_INPUTS",
+    "SCORE_REGION",
     "SCORE_WEIGHTS",
     "ArtifactInfo",
     "Explain",
@@ -56,7 +57,11 @@ DEFAULT_AGAINST_INDEX = -1
 
 SCORE_WEIGHTS = "score_weights"
 """Input of an artifact whose score is a weighting: float32, shaped as the output it weighs; [1, …] for all images."""
-SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS)
+SCORE_REGION = "score_region"
+"""Optional input of an artifact that explains a segmentation: float32 [N, H, W] at the output's resolution, or what is
+broadcast to it. How much each pixel counts; where it is negative, as it is by default, the explained class's own
+predicted mask does."""
+SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS, SCORE_REGION)
 """Every input that an explanation may add."""
 
 CAM = "cam"
@@ -80,8 +85,9 @@ ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "NCDHW", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
-ScoreKind = Literal["class", "weights", "number"]
-"""What y is: the score of a ``class``; Σ ``weights`` · output; a ``number`` that the model gives for each image."""
+ScoreKind = Literal["class", "weights", "number", "segmentation"]
+"""What y is: the score of a ``class``; Σ ``weights`` · output; a ``number`` that the model gives for each image; the
+score of a class over a region of a ``segmentation``."""
 Explain = Literal["class", "counterfactual", "contrast"]
 """Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
 Fuse = Literal["mean", "max"]

@@ -132,6 +132,7 @@ def score_text(score: Any) -> str:
     """What is explained, in a few words."""
     several = f", {score.explained} explained in one run" if score.explained > 1 else ""
     kinds = {"class": f"{score.classes} classes{several}", "weights": "a weighting of it", "number": "itself"}
+    kinds["segmentation"] = f"segmentation, {kinds['class']}"
     return f"{score.output}, {kinds[score.kind]}"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxcam.cli.options import (
+    Numbers,
     choice_options,
     chosen_classes,
     json_option,
@@ -45,6 +46,11 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list."
 )
 @render_options
+@click.option("--box", type=Numbers(), metavar="X,Y,WIDTH,HEIGHT", help="Of a segmentation: the part that counts.")
+@click.option("--point", type=Numbers(), metavar="X,Y", help="Of a segmentation: the pixel that counts.")
+@click.option(
+    "--mask", type=click.Path(path_type=Path), help="Of a segmentation: a picture, not black where the picture counts."
+)
 @click.option(
     "--input",
     "arrays",
@@ -72,6 +78,9 @@ def image(
     seed: int,
     batch: int,
     top: int,
+    box: tuple[float, ...] | None,
+    point: tuple[float, ...] | None,
+    mask: Path | None,
     arrays: tuple[str, ...],
     providers: tuple[str, ...],
     as_json: bool,
@@ -118,7 +127,8 @@ def image(
             "augment": augment,
         }
         loaded.check(**choice)
-        choice |= _arrays(arrays)
+        choice |= _arrays(arrays) | {"box": box, "point": point}
+        choice["mask"] = None if mask is None else read_picture(mask).any(axis=2)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
             try:

@@ -221,7 +221,7 @@ score_option = click.option(
     default="class",
     show_default=True,
     help="What is explained: the score of a class; a weighting of the output, given when the file runs; the output "
-    "itself, one number an image.",
+    "itself, one number an image; of a segmentation, the score of a class where it is predicted, or over a region.",
 )
 
 

@@ -70,7 +70,8 @@ def attach(
         place matters to the score: before the last attention for a transformer with a class token.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
     score: what is explained: the score of a ``"class"``; ``"weights"``, a weighting of the output that is given when
-        the file runs; ``"number"``, the output itself, one number an image.
+        the file runs; ``"number"``, the output itself, one number an image; ``"segmentation"``, the score of a class
+        summed over where it is predicted, or over a region that is given when the file runs.
     classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
         file runs. From two on, maps are [N, K, h, w].
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks

@@ -144,6 +144,8 @@ def verify(
         raise ArtifactError(f"'{path}' was made without its gradients: make it again with --outputs all")
     image = next(x for x in artifact.graph.inputs if x.name == info.image_input)
     feed = sample_feed(artifact.graph.inputs, image=image, preprocess=info.preprocess, seed=seed)
+    explained = known_score(artifact.graph, info.score)
+    feed |= explained.trial(len(feed[info.image_input]))
     rng = np.random.default_rng(seed)
     try:
         session = cpu_session(artifact)
@@ -151,7 +153,6 @@ def verify(
         got = dict(zip(names, session.run(names, feed), strict=True))
     except RUNTIME_ERRORS as error:
         raise ArtifactError(f"ONNX Runtime cannot run '{path}': {str(error).strip().splitlines()[0]}") from None
-    explained = known_score(artifact.graph, info.score)
     adjoints = explained.adjoints(feed, got)
     comparisons: list[Comparison] = []
     wrong: tuple[str, np.ndarray] | None = None
@@ -293,7 +294,8 @@ def _anew(
     grads = gradients(copy, of=start, wrt=inner, seed=seed)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(op.Identity(y) for y in (*inner, *grads))
-    arrays = cpu_session(copy).run(None, dict(feed))
+    own = {x.name: feed[x.name] for x in copy.graph.inputs if x.name and x.name in feed}
+    arrays = cpu_session(copy).run(None, own)
     return dict(zip(values, zip(arrays, arrays[len(values) :], strict=False), strict=True))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Explanation", "probabilities"]
+__all__ = ["Explanation"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.contract import Activation, Explain
+from onnxcam.contract import Explain
 from onnxcam.errors import ClassError
 from onnxcam.runtime import render
 from onnxcam.runtime.geometry import Placement, project
@@ -38,6 +38,8 @@ class Explanation:
     method, layer: by which of the artifact's methods, and at which of its layers, ``cam`` was made.
     cams: the map of each of its methods at that layer, by the method's name.
     output: the model's own output that is explained, without the batch axis.
+    region: of a segmentation, how much each pixel of ``output`` counts, float32 [H, W]: 1 where the class is predicted,
+        or the region that was asked for. ``score`` and ``scores`` are means over it.
     others: where the artifact explains several classes of each picture, the explanations of those after the first;
         `classes` has all, and `of` finds one.
     explain: what the map tells the reasons of: the ``class``, its ``counterfactual``, or its ``contrast`` with the
@@ -63,6 +65,7 @@ class Explanation:
     explain: Explain = "class"
     against: int | None = None
     output: NDArray[Any] | None = None
+    region: NDArray[np.float32] | None = None
     others: tuple[Explanation, ...] = ()
 
     @property
@@ -151,14 +154,3 @@ class Explanation:
 def _evidence(cam: NDArray[np.float32]) -> NDArray[np.float32]:
     """What speaks for the class: ``cam`` without NaN, infinities and negative values."""
     return np.nan_to_num(cam, nan=0, posinf=0, neginf=0).clip(min=0)
-
-
-def probabilities(scores: NDArray[Any], activation: Activation) -> NDArray[np.float32]:
-    """The model's class scores [N, K] as probabilities, computed in float64 so that large logits do not overflow."""
-    values = scores.astype(np.float64)
-    if activation == "softmax":
-        values = np.exp(values - values.max(axis=-1, keepdims=True))
-        values /= values.sum(axis=-1, keepdims=True)
-    elif activation == "sigmoid":
-        values = 0.5 * (1 + np.tanh(values / 2))
-    return values.astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["caption", "colorize", "overlay", "panels", "render", "side_by_side"]
+__all__ = ["caption", "colorize", "outlined", "overlay", "panels", "render", "side_by_side"]
 
 import unicodedata
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.errors import OnnxCamError, nearest_names
+from onnxcam.runtime.geometry import project
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS, Layout
 
@@ -53,6 +54,8 @@ def render(
         if layout == "heatmap"
         else overlay(explanation.picture, heatmap, alpha=alpha, colormap=colormap)
     )
+    if explanation.region is not None:
+        drawn = outlined(drawn, project(explanation.region, explanation.placement))
     if layout == "side-by-side":
         drawn = side_by_side(explanation.picture, drawn)
     return _captioned(drawn, [explanation.caption]) if caption else drawn
@@ -87,6 +90,22 @@ def overlay(
 def colorize(heatmap: NDArray[np.float32], colormap: str = DEFAULT_COLORMAP) -> Picture:
     """``heatmap`` [H, W] in 0-1 in colours alone."""
     return cv2.applyColorMap(_quantized(heatmap), _colors(colormap).reshape(256, 1, 3))
+
+
+def outlined(image: Picture, region: NDArray[np.float32]) -> Picture:
+    """A copy of ``image`` with the outline of ``region`` [H, W], where it is at least half: white within black."""
+    marked = (region >= min(0.5, float(region.max()) / 2 or 1.0)).astype(np.uint8)
+    outlines, _ = cv2.findContours(marked, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    copy: Picture = image.copy()
+    for color, width in _pens(image):
+        cv2.drawContours(copy, outlines, -1, color, width, cv2.LINE_AA)
+    return copy
+
+
+def _pens(image: Picture) -> list[tuple[tuple[int, int, int], int]]:
+    """Colours and widths of a line that is seen on any picture: white within black."""
+    width = max(1, round(0.002 * (image.shape[0] * image.shape[1]) ** 0.5))
+    return [((0, 0, 0), 3 * width), ((255, 255, 255), width)]
 
 
 def side_by_side(picture: Picture, other: Picture) -> Picture:

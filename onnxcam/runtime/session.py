@@ -28,6 +28,7 @@ from onnxcam.contract import (
     METADATA_KEY,
     SCORE,
     SCORE_INPUTS,
+    SCORE_REGION,
     SCORE_WEIGHTS,
     ArtifactInfo,
     Preprocess,
@@ -43,14 +44,16 @@ from onnxcam.errors import (
     ProviderError,
     nearest_names,
 )
+from onnxcam.runtime.answers import answer
 from onnxcam.runtime.asked import rows_of, weights_input
 from onnxcam.runtime.augmentation import views
 from onnxcam.runtime.choices import ClassChoices, Classes
-from onnxcam.runtime.explanation import Explanation, probabilities
+from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.geometry import Placement, place
 from onnxcam.runtime.perturbation import METHODS, Perturbation
 from onnxcam.runtime.perturbation.needs import layer_for
 from onnxcam.runtime.preprocess import Picture, as_bgr, model_input
+from onnxcam.runtime.regions import Box, Point, box_region, mask_region, point_region
 from onnxcam.runtime.repetition import Repetition, repeated
 from onnxcam.runtime.shipped import shipped_model
 
@@ -138,7 +141,7 @@ class CamModel:
         self.layers = tuple(layer.name for layer in self.info.layers)
         self._given = given = frozenset(output.name for output in self._session.get_outputs())
         kind = self.info.score.kind
-        stated = {"class": [EXPLAINED_CLASS], "weights": [SCORE]}.get(kind, [])
+        stated = {"class": [EXPLAINED_CLASS], "segmentation": [EXPLAINED_CLASS], "weights": [SCORE]}.get(kind, [])
         missing = [name for name in (CAM, *stated, self.info.score.output) if name not in given]
         if missing:
             raise ArtifactError(f"'{self.path}' lacks the output '{missing[0]}': export the model again")
@@ -173,6 +176,9 @@ class CamModel:
         method: str | None = ...,
         layer: str | None = ...,
         score_weights: NDArray[Any] | None = ...,
+        box: Box | None = ...,
+        point: Point | None = ...,
+        mask: NDArray[Any] | None = ...,
         perturbation: Perturbation | None = ...,
         augment: Sequence[str] = ...,
         progress: Callable[[float], None] | None = ...,
@@ -189,6 +195,9 @@ class CamModel:
         method: str | None = ...,
         layer: str | None = ...,
         score_weights: NDArray[Any] | None = ...,
+        box: Box | None = ...,
+        point: Point | None = ...,
+        mask: NDArray[Any] | None = ...,
         perturbation: Perturbation | None = ...,
         augment: Sequence[str] = ...,
         progress: Callable[[float], None] | None = ...,
@@ -204,6 +213,9 @@ class CamModel:
         method: str | None = None,
         layer: str | None = None,
         score_weights: NDArray[Any] | None = None,
+        box: Box | None = None,
+        point: Point | None = None,
+        mask: NDArray[Any] | None = None,
         perturbation: Perturbation | None = None,
         augment: Sequence[str] = (),
         progress: Callable[[float], None] | None = None,
@@ -226,6 +238,9 @@ class CamModel:
         progress: called with the share of the work that is done, 0-1, where it takes many runs.
         score_weights: where the artifact explains a weighting of its output, the weights: shaped as the output of one
             image for all of them, or with an axis of as many in front.
+        box, point, mask: where the artifact explains a segmentation, the part of each image that counts: x, y, width
+            and height, or x and y, in pixels of the image, or an array [H, W] that is not 0 there. None is where the
+            class is predicted.
         inputs: the model's further inputs, by name, as they are.
 
         Raises, before running, `ClassError`, `MethodError` or `LayerError` if the artifact has no such class, method or
@@ -233,7 +248,12 @@ class CamModel:
         """
         many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
         images = list(image) if many else [image]
-        more = {**(inputs or {}), **self._asked(len(images), score_weights)}
+        prepared = [self.prepare(each) for each in images]
+        more = {
+            **(inputs or {}),
+            **self._weights(len(images), score_weights),
+            **self._region(prepared, box=box, point=point, mask=mask),
+        }
         self.check(
             len(images),
             class_index=class_index,
@@ -244,7 +264,7 @@ class CamModel:
             augment=augment,
         )
         explanations = self.run(
-            [self.prepare(each) for each in images],
+            prepared,
             class_index=class_index,
             against=against,
             method=method,
@@ -262,8 +282,8 @@ class CamModel:
         output = f"'{self.info.score.output}'"
         return f"a weighting of its output {output}" if self.info.score.kind == "weights" else f"its output {output}"
 
-    def _asked(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
-        """The inputs that say what is explained in ``count`` images. Raises `InputError` if they do not fit."""
+    def _weights(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+        """The input that weighs the output in ``count`` images. Raises `InputError` if it does not fit."""
         if (score_weights is not None) == (SCORE_WEIGHTS not in self._inputs):
             raise InputError(
                 f"'{self.path}' explains a weighting of its output '{self.info.score.output}': give score_weights"
@@ -273,6 +293,31 @@ class CamModel:
         if score_weights is None:
             return {}
         return {SCORE_WEIGHTS: weights_input(score_weights, self._inputs[SCORE_WEIGHTS].shape, count)}
+
+    def _region(self, prepared: Sequence[Prepared], **asked: Any) -> dict[str, NDArray[Any]]:
+        """The input that says which part of each picture counts. Raises `InputError` if it cannot."""
+        given = {name: each for name, each in asked.items() if each is not None}
+        if not given or not prepared:
+            return {}
+        if self.info.score.kind != "segmentation":
+            raise InputError(f"'{self.path}' takes no {next(iter(given))}: make it with --score segmentation")
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} were given at once: give one of them")
+        ((kind, what),) = given.items()
+        makers: dict[str, Callable[..., NDArray[np.float32]]]
+        makers = {"box": box_region, "point": point_region, "mask": mask_region}
+        height, width = self._output_size(prepared[0])
+        return {SCORE_REGION: np.stack([makers[kind](what, each.placement, height, width) for each in prepared])}
+
+    def _output_size(self, prepared: Prepared) -> tuple[int, int]:
+        """Height and width of the output that is explained; where the file leaves them open, it is run to know."""
+        assert self._session is not None
+        name = self.info.score.output
+        shape: Sequence[Any] = next(y.shape for y in self._session.get_outputs() if y.name == name)
+        if not all(isinstance(size, int) for size in shape[-2:]):
+            tensors = np.stack([prepared.tensor] * (self._batch or 1))
+            shape = self._session.run([name], {self.info.image_input: tensors})[0].shape
+        return int(shape[-2]), int(shape[-1])
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
@@ -493,17 +538,17 @@ class CamModel:
         tensors = np.stack([each.tensor for each in prepared])
         values = self.outputs(tensors, names, classes=classes, others=against, inputs=inputs)
         output = values[score.output]
-        scores = probabilities(output.reshape(len(tensors), -1)[:, : score.classes], score.activation)
         numbers = values.get(SCORE, output).reshape(len(tensors), -1)
+        region = inputs.get(SCORE_REGION)
         for i, each in enumerate(prepared):
             cams = {method: values[name][i] for method, name in maps.items()}
             first, *others = [
                 self._explanation(
                     each,
                     shown,
-                    scores=scores[i],
                     number=float(numbers[i, 0]),
                     output=output[i],
+                    region=region[i % len(region)] if region is not None else None,
                     cams={method: self._one_of(cam, c) for method, cam in cams.items()},
                     activations=values[activations][i] if activations in values else None,
                     gradients=self._one_of(values[gradients][i], c) if gradients in values else None,
@@ -524,9 +569,9 @@ class CamModel:
         prepared: Prepared,
         shown: tuple[int, int],
         *,
-        scores: NDArray[np.float32],
         number: float,
         output: NDArray[Any],
+        region: NDArray[np.float32] | None,
         cams: Mapping[str, NDArray[np.float32]],
         activations: NDArray[Any] | None,
         gradients: NDArray[Any] | None,
@@ -534,12 +579,14 @@ class CamModel:
         against: int | None,
     ) -> Explanation:
         m, k = shown
+        found = answer(self.info.score, output, explained=index, number=number, region=region)
         return Explanation(
             class_index=index,
             label=self.labels[index] if self.labels and index is not None else None,
-            score=number if index is None else float(scores[index]),
-            scores=scores,
+            score=found.score,
+            scores=found.scores,
             output=output,
+            region=found.region,
             cam=cams[self.methods[m]],
             activations=activations,
             gradients=gradients,

@@ -221,3 +221,17 @@ def test_on_the_command_line(weighted, tmp_path, monkeypatch):
     assert "score          logits, a weighting of it" in attached.stdout, attached.output
     assert call("layers", "m.onnx", "--score", "weights").exit_code == 0
     assert call("verify", str(weighted)).exit_code == 0
+
+
+def test_a_wrong_gradient_of_a_weighting_is_found(tmp_path):
+    path = torchscript(Plain(), tmp_path / "m.onnx", opset=18)
+    artifact = onnxcam.attach(path, tmp_path / "m.cam.onnx", layer="stem", score="weights").path
+    proto = onnx.load(artifact)
+    (reader,) = [node for node in proto.graph.node if "gradients" in node.output]
+    inner = f"{reader.output[0]}_right"
+    reader.output[0] = inner
+    proto.graph.node.append(onnx.helper.make_node("Neg", [inner], ["gradients"]))
+    onnx.save(proto, artifact)
+    report = onnxcam.verify(artifact)
+    assert not report.passed
+    assert "the file was changed" in report.culprit

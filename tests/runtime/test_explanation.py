@@ -9,7 +9,7 @@ import pytest
 from onnxcam.contract import Preprocess
 from onnxcam.errors import OutputError
 from onnxcam.runtime import Explanation
-from onnxcam.runtime.explanation import probabilities
+from onnxcam.runtime.answers import probabilities
 from onnxcam.runtime.geometry import place
 
 

@@ -14,6 +14,7 @@ from onnxcam.errors import ExportError
 from onnxcam.exporter.scores.classes import class_score
 from onnxcam.exporter.scores.outputs import class_output, only_output
 from onnxcam.exporter.scores.protocol import Score, Seed, Subject
+from onnxcam.exporter.scores.segmentation import segmentation_score
 from onnxcam.exporter.scores.whole import number_score, weights_score
 
 
@@ -25,6 +26,8 @@ def find_score(graph: ir.Graph, *, kind: ScoreKind = "class", output: str | None
     """
     if kind == "class":
         return class_score(class_output(graph, output), explained=classes)
+    if kind == "segmentation":
+        return segmentation_score(only_output(graph, output, _is_dense, "a segmentation"), explained=classes)
     _refuse_several(kind, classes)
     floating = only_output(graph, output, _is_floating, "what is explained")
     return weights_score(floating) if kind == "weights" else number_score(floating)
@@ -33,6 +36,10 @@ def find_score(graph: ir.Graph, *, kind: ScoreKind = "class", output: str | None
 def _refuse_several(kind: ScoreKind, classes: int) -> None:
     if classes != 1:
         raise ExportError(f"the score '{kind}' is of no class, and {classes} were asked for: leave --classes out")
+
+
+def _is_dense(y: ir.Value) -> bool:
+    return _is_floating(y) and y.shape is not None and len(y.shape) == 4 and isinstance(y.shape[1], int)
 
 
 def _is_floating(y: ir.Value) -> bool:

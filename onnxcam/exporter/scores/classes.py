@@ -17,7 +17,15 @@ from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.scores.linear import class_rows, find_head, last_linear
 from onnxcam.exporter.scores.protocol import Score, Seed, Subject
-from onnxcam.exporter.scores.table import apart, before_rounding, before_squashing, chosen, index_input, together
+from onnxcam.exporter.scores.table import (
+    apart,
+    before_rounding,
+    before_squashing,
+    chosen,
+    index_input,
+    together,
+    top_ranks,
+)
 from onnxcam.methods import Head
 
 
@@ -69,7 +77,7 @@ class ClassScore(Score):
 
     def subjects(self, op: OpBuilder) -> Sequence[OneClass]:
         """The classes that the optional input `CLASS_INDEX` chooses, ranks replaced by the classes they name."""
-        top = range(DEFAULT_CLASS_INDEX, DEFAULT_CLASS_INDEX - self.info.explained, -1)
+        top = top_ranks(self.info.explained, DEFAULT_CLASS_INDEX)
         found = chosen(op, index_input(op, CLASS_INDEX, top), self.table(op), self.value)
         return [OneClass(self, explained) for explained in apart(op, found)]
 

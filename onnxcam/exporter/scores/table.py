@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["Unsquashed", "apart", "before_rounding", "before_squashing", "chosen", "index_input", "skip", "together"]
+__all__ = [
+    "Unsquashed",
+    "apart",
+    "before_rounding",
+    "before_squashing",
+    "chosen",
+    "index_input",
+    "skip",
+    "together",
+    "top_ranks",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,6 +131,11 @@ def chosen(op: OpBuilder, index: ir.Value, table: ir.Value, batch: ir.Value) -> 
     found: ir.Value = op.Where(op.Less(index, [0]), ranked, index)
     found.dtype, found.shape = ir.DataType.INT64, ir.Shape([batch.shape[0], *several])
     return found
+
+
+def top_ranks(count: int, first: int) -> range:
+    """The ranks from ``first`` on: -1, -2, …"""
+    return range(first, first - count, -1)
 
 
 def apart(op: OpBuilder, several: ir.Value) -> list[ir.Value]:

@@ -15,12 +15,21 @@ _TORCH_INPUT = "input"
 """The name of the picture as a layer of an exported PyTorch model."""
 
 
+_CHANGEABLE = frozenset({"class", "weights", "number"})
+"""The kinds of score that are read off as one number an image; where others are read off changes with the picture."""
+
+
 def layer_for(entry: Entry, info: ArtifactInfo, outputs: Collection[str], path: Path, layer: int | None) -> int | None:
     """The position of the layer at which ``entry`` works, and None for one that needs no layer.
 
     outputs: the artifact's. layer: the position of the one that the user named, if any.
     Raises `MethodError` where the artifact lacks what the method needs, and `LayerError` where another layer has it.
     """
+    if info.score.kind not in _CHANGEABLE:
+        raise MethodError(
+            f"'{entry.name}' follows the score of a class through changed pictures, and '{path}' explains the kind of "
+            f"score '{info.score.kind}': take a method of the file's own, {', '.join(info.methods)}"
+        )
     if entry.reads == "scores":
         if layer is not None:
             raise LayerError(f"'{entry.name}' needs class scores alone, and no layer: leave the layer out")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxcam.contract import LayerInfo, ScoreInfo
 from onnxcam.errors import InputError, LayerError
-from onnxcam.runtime.explanation import probabilities
+from onnxcam.runtime.answers import probabilities
 
 Floats = NDArray[np.float32]
 
