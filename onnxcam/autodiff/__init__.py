@@ -2,6 +2,7 @@
 
 from onnxcam.autodiff import rules as _rules  # noqa: F401  registers every rule
 from onnxcam.autodiff.backward import gradients
-from onnxcam.autodiff.registry import ALL, Site, expansion, rule, rules
+from onnxcam.autodiff.rectifiers import Rectifiers
+from onnxcam.autodiff.registry import ALL, Exchange, Rule, Site, expansion, rule, rules
 
-__all__ = ["ALL", "Site", "expansion", "gradients", "rule", "rules"]
+__all__ = ["ALL", "Exchange", "Rectifiers", "Rule", "Site", "expansion", "gradients", "rule", "rules"]

@@ -13,9 +13,19 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from onnxcam.autodiff.emitter import emitter, functions
+from onnxcam.autodiff.emitter import emitter, exchange, functions
 from onnxcam.autodiff.expansion import function_body
-from onnxcam.autodiff.registry import Rule, Site, describe, find_rule, has_adjoint, quantizes, static_shape, sum_to
+from onnxcam.autodiff.registry import (
+    Exchange,
+    Rule,
+    Site,
+    describe,
+    find_rule,
+    has_adjoint,
+    quantizes,
+    static_shape,
+    sum_to,
+)
 from onnxcam.autodiff.subgraphs import captures, remove
 from onnxcam.autodiff.weights import write_out_weights
 from onnxcam.errors import AutodiffError, UnsupportedOperatorError
@@ -24,7 +34,12 @@ _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT1
 
 
 def gradients(
-    model: ir.Model, *, of: ir.Value, wrt: Sequence[ir.Value], seed: ir.Value | None = None
+    model: ir.Model,
+    *,
+    of: ir.Value,
+    wrt: Sequence[ir.Value],
+    seed: ir.Value | None = None,
+    exchange: Exchange | None = None,
 ) -> list[ir.Value]:
     """The gradients of ``of`` with respect to each value of ``wrt``, as new values of the model's graph.
 
@@ -34,6 +49,9 @@ def gradients(
     of: a floating-point value of the main graph.
     wrt: values of the main graph on the way to ``of``. Shapes must be inferred at least up to the rank.
     seed: the adjoint of ``of``, of its shape and type; ones where None.
+    exchange: called with the site and the rule of each node on the way, gives the rule to take in its place, or None to
+        leave it: what comes out are then no gradients, but what such rules make of the adjoints
+        (`onnxcam.autodiff.Rectifiers`).
     Returns one value for each of ``wrt``, of its shape and type.
 
     Raises `UnsupportedOperatorError` naming every node on the path that no rule covers, and `AutodiffError`
@@ -53,7 +71,7 @@ def gradients(
     if seed is not None:
         _check_seed(seed, of)
     before = len(graph), set(graph.initializers)
-    op = emitter(graph, "gradient", model.functions)
+    op = emitter(graph, "gradient", model.functions, exchange)
     try:
         adjoints = _walk(op, path, {of: _ones_like(op, of) if seed is None else seed})
     except RefusedError as refused:
@@ -157,6 +175,8 @@ def _differentiate(
         found = body, opsets.get(node.domain, 1)
     rule, version = found
     at = Site(op, node, version, active)
+    other = exchange(op)
+    rule = (other(at, rule) if other is not None else None) or rule
     if rule.vjp is None:
         return _through_body(rule, at, dys)
     dxs = []

@@ -17,6 +17,7 @@ __all__ = [
     "ALL",
     "Adjoint",
     "Build",
+    "Exchange",
     "Rule",
     "Site",
     "Vjp",
@@ -147,6 +148,10 @@ class Rule:
 
     def covers(self, index: int) -> bool:
         return self.inputs == ALL or index in self.inputs
+
+
+Exchange = Callable[[Site, Rule], Rule | None]
+"""For one differentiation: what takes the place of a node's rule; None leaves the rule."""
 
 
 _rules: dict[tuple[str, str], Rule] = {}
