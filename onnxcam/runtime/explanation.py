@@ -32,10 +32,11 @@ class Explanation:
     scores: the probabilities of all classes, float32 [K]; of no class, none.
     cam: float32 [h, w], raw, as the graph gave it.
     activations, gradients: the feature map and the score's gradient at it, without the batch axis; None where the
-        artifact leaves them out.
+        artifact leaves them out. Those of the artifact's first layer for a map of the picture.
     picture: uint8 BGR [H, W, 3], what went in.
     placement: which part of the picture the model saw.
-    method, layer: by which of the artifact's methods, and at which of its layers, ``cam`` was made.
+    method, layer: by which of the artifact's methods, and at which of its layers, ``cam`` was made; the name of the
+        model's input for a map of the picture.
     cams: the map of each of its methods at that layer, by the method's name.
     output: the model's own output that is explained, without the batch axis.
     region: of a segmentation, how much each pixel of ``output`` counts, float32 [H, W]: 1 where the class is predicted,
@@ -84,12 +85,19 @@ class Explanation:
 
     @property
     def peak(self) -> float:
-        """The greatest value of the map, 0 if nothing speaks for the class: the scale of `heatmap`."""
-        return float(_evidence(self.cam).max())
+        """The scale of `heatmap`: the greatest value of the map, 0 if nothing speaks for the class.
+
+        Of a map as fine as the model's input, the value that one pixel in 100 exceeds: a few of them stand far above
+        the others (Smilkov et al., SmoothGrad, arXiv 1706.03825, 2017, "capping outlying values").
+        """
+        evidence = _evidence(self.cam)
+        fine = evidence.shape == (self.placement.input_height, self.placement.input_width)
+        exceeded = float(np.percentile(evidence, 99, method="higher")) if fine else 0.0
+        return exceeded or float(evidence.max())
 
     @property
     def heatmap(self) -> NDArray[np.float32]:
-        """float32 [H, W] in 0-1, aligned with the picture: the map's positive part over its maximum.
+        """float32 [H, W] in 0-1, aligned with the picture: the map's positive part over its `peak`, 1 above.
 
         Values below 0 speak against the class and show no heat; NaN counts as 0. A flat map says nothing about where,
         and is 0 all over, as is the part of the picture that the model did not see.
@@ -100,7 +108,7 @@ class Explanation:
         """`heatmap` with ``peak`` as the map's value that is 1, for one scale over many frames; above it stays 1."""
         evidence = _evidence(self.cam)
         highest = float(evidence.max())
-        scale = highest if peak is None else peak
+        scale = self.peak if peak is None else peak
         if scale <= 0 or highest - evidence.min() <= 1e-6 * highest:
             return np.zeros(self.picture.shape[:2], np.float32)
         return project(np.minimum(evidence / np.float32(scale), 1), self.placement).clip(0, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -33,6 +35,19 @@ def test_heat_is_the_positive_part_over_its_maximum():
     heat = explained([[-3, 0, 1], [2, 4, np.nan]]).heatmap
     np.testing.assert_allclose(heat, [[0, 0, 0.25], [0.5, 1, 0]])
     assert explained([[-3, 0, 1], [2, 4, 3]]).peak == 4
+
+
+def test_a_few_pixels_do_not_hide_the_others_of_a_fine_map():
+    # of 200 pixels, five are 4 and one is 100: 1 in 100 may exceed the scale
+    fine = np.ones((10, 20))
+    fine[3, 2:7], fine[0, 0] = 4, 100
+    explanation = explained(fine.tolist())
+    assert explanation.peak == 4
+    np.testing.assert_allclose(explanation.heatmap, np.minimum(fine / 4, 1))
+    coarse = replace(explanation, cam=fine[:5, :10].astype(np.float32))
+    assert coarse.peak == 100, "a place of a layer is no outlier"
+    lone = explained((fine * (fine == 100)).tolist())
+    assert (lone.peak, lone.heatmap[0, 0]) == (100, 1)
 
 
 @pytest.mark.parametrize("value", [0, 5, -2, np.nan, np.inf, 1e-45])
