@@ -173,6 +173,7 @@ class ArtifactInfo:
     """The metadata of an artifact. ``extra`` keeps the keys that this version does not know.
 
     image_input: the model input that takes the picture.
+    picture_methods: those of ``methods`` whose map is of the picture, whatever the layer, and as large as the input.
     explain: what the maps tell the reasons of; see `Explain`. `GRADIENTS` is of the class score in any case.
     fuse: how the maps of all layers were joined into one; None where each layer has its own.
     eigen_smooth: whether channels were combined by their principal component instead of their sum.
@@ -190,6 +191,7 @@ class ArtifactInfo:
     labels: tuple[str, ...] | None = None
     source: str | None = None
     license: str | None = None
+    picture_methods: tuple[str, ...] = ()
     explain: Explain = "class"
     fuse: Fuse | None = None
     eigen_smooth: bool = False
@@ -222,6 +224,7 @@ class ArtifactInfo:
                 LayerInfo(**_tuples(_only(LayerInfo, layer), "shape", "grid")) for layer in content["layers"]
             )
             values["methods"] = tuple(content["methods"])
+            values["picture_methods"] = tuple(content.get("picture_methods", ()))
             values["score"] = ScoreInfo(**_only(ScoreInfo, content["score"]))
             if content.get("preprocess") is not None:
                 values["preprocess"] = Preprocess(**_tuples(_only(Preprocess, content["preprocess"]), "mean", "std"))

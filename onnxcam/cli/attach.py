@@ -119,7 +119,7 @@ def show_report(report: Any, *, chosen: bool, against: str) -> None:
         found = "" if chosen else " (found by itself)"
         module = f", module {target.module}" if target.module and target.module != target.name else ""
         click.echo(f"layer          {target.name}{found} {shape_text(target.shape)} {target.layout_text}{module}")
-    click.echo(f"methods        {', '.join(report.info.methods)}{how_text(report.info)}")
+    click.echo(f"methods        {methods_text(report.info)}")
     click.echo(f"score          {score_text(report.info.score)}")
     if stepped := report.info.extra.get("stepped_over"):
         click.echo(f"               before the final {stepped}, which was stepped over")
@@ -136,7 +136,13 @@ def score_text(score: Any) -> str:
     return f"{score.output}, {kinds[score.kind]}"
 
 
-def how_text(info: Any) -> str:
+def methods_text(info: Any) -> str:
+    """The methods of an artifact, which of them are of the picture, and in brackets what was chosen for all of them."""
+    names = (f"{name} of the picture" if name in info.picture_methods else name for name in info.methods)
+    return f"{', '.join(names)}{_how_text(info)}"
+
+
+def _how_text(info: Any) -> str:
     """What was chosen for all methods of an artifact, in brackets; empty for the usual."""
     explain = "" if info.explain == "class" else info.explain
     chosen = [explain, f"layers fused by {info.fuse}" if info.fuse else "", "eigen-smooth" if info.eigen_smooth else ""]

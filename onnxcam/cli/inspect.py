@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from onnxcam.cli.attach import how_text, score_text
+from onnxcam.cli.attach import methods_text, score_text
 
 
 @click.command()
@@ -38,7 +38,7 @@ def inspect(artifact: Path | None, as_json: bool) -> None:
             "score": score_text(info.score)
             + (f", probabilities by {info.score.activation}" if info.score.classes else ""),
             "layers": "; ".join(f"{x.name} {x.layout} {_shape(x.shape)}" for x in info.layers),
-            "methods": ", ".join(info.methods) + how_text(info),
+            "methods": methods_text(info),
             "preprocessing": _preprocessing(info.preprocess),
             "labels": f"{len(info.labels)}, {info.labels[0]} … {info.labels[-1]}" if info.labels else "none",
             "nodes": ", ".join(f"{count} {part}" for part, count in info.nodes.items()),

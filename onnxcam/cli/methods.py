@@ -6,6 +6,15 @@ import json
 
 import click
 
+_FIELDS = ("name", "summary", "equation", "target", "needs", "reads", "cost", "paper")
+_ENTRY = """\
+{name}
+  {summary}
+  {equation}
+  at: the {target}; needs: {needs}; costs: {cost}
+  {paper}
+"""
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -19,13 +28,9 @@ def methods(as_json: bool) -> None:
     from onnxcam.methods import methods
 
     for method in methods().values():
-        fields = {
-            name: getattr(method, name) for name in ("name", "summary", "equation", "needs", "reads", "cost", "paper")
-        }
+        fields = {name: getattr(method, name) for name in _FIELDS}
         if as_json:
             click.echo(json.dumps(fields, ensure_ascii=False))
         else:
             fields["needs"] += f" changed when a file runs, and of the file {method.reads}" if method.reads else ""
-            click.echo(
-                "{name}\n  {summary}\n  {equation}\n  needs: {needs}; costs: {cost}\n  {paper}\n".format(**fields)
-            )
+            click.echo(_ENTRY.format(**fields))

@@ -281,7 +281,7 @@ def artifact_options(function: F) -> F:
             metavar="NAME",
             default=["gradcam"],
             show_default=True,
-            help="A method that 'onnxcam methods' lists; may be repeated.",
+            help="A method that 'onnxcam methods' lists; may be repeated. Those of the picture need no layer.",
         ),
         click.option(
             "--layer",

@@ -21,7 +21,7 @@ try:
     from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, halve_storage
     from onnxcam.exporter.attachment import attach
     from onnxcam.exporter.axes import find_layouts
-    from onnxcam.exporter.comparison import TOLERANCE, ExportReport, compare_with_torch
+    from onnxcam.exporter.comparison import ExportReport, compare_with_torch, torch_tolerance
     from onnxcam.exporter.files import write_model
     from onnxcam.exporter.layers import Target
     from onnxcam.exporter.layout import NCHW
@@ -69,7 +69,7 @@ def export(
     example: a batch of pictures [N, C, H, W], preprocessed; of a model with several inputs, a tuple or a dictionary of
         them. The batch stays dynamic where torch can export it so.
     layer: module path(s) of the target, such as ``"layer4"``. None takes the last one that all ways to the score lead
-        through and whose places matter to the score.
+        through and whose places matter to the score; where all methods have the picture for their target, the picture.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
     score: what is explained: the score of a ``"class"``; ``"weights"``, a weighting of the output that is given when
         the file runs; ``"number"``, the output itself, one number an image; ``"segmentation"``, the score of a class
@@ -99,7 +99,9 @@ def export(
     function = score if callable(score) else None
     _refuse_folder(path)
     chosen = find_methods(method)
-    if layer is None:
+    if layer is None and chosen and all(entry.target == "picture" for entry in chosen):
+        names = [modules.INPUT]
+    elif layer is None:
         plain = modules.export_module(model, example, (), function)
         names = [default_module(plain, _score(plain.model.graph, score, output, classes).value)]
     else:
@@ -143,7 +145,8 @@ def export(
     info = replace(info, verification=errors)
     describe(exported.model, info)
     for name, error in errors.items():
-        limit = STORAGE_TOLERANCE if name == "stored outputs" else TOLERANCE
+        at_picture = modules.INPUT in names
+        limit = STORAGE_TOLERANCE if name == "stored outputs" else torch_tolerance(name, at_picture=at_picture)
         if not error <= limit:
             raise VerificationError(
                 f"the {name} of the exported graph differ from torch's by {error:.1e} (relative; at most {limit:.0e} "

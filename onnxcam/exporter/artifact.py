@@ -38,7 +38,7 @@ from onnxcam.contract import (
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError
-from onnxcam.exporter.layers import Target
+from onnxcam.exporter.layers import Target, picture_target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.maps import Gradients, check_methods, maps
 from onnxcam.exporter.options import ArtifactOptions
@@ -68,14 +68,15 @@ def add_explanation(
     check_methods(chosen, options, layers=len(targets))
     infer_shapes(model)
     for target in targets:
-        _refuse_flat(target, chosen)
+        _refuse_flat(target, [method for method in chosen if method.target != "picture"])
     _refuse_taken_names(graph, chosen, len(targets), score.info)
     forward, own = len(graph), set(graph.initializers)
     op = emitter(graph, "explanation")
     subjects = score.subjects(op)
     others = other_classes(op, subjects) if options.explain == "contrast" else []
+    picture = picture_target(graph, image) if any(method.target != "layer" for method in chosen) else None
     grads = [
-        Gradients(op=op, model=model, targets=targets, subject=subject, other=other)
+        Gradients(op=op, model=model, targets=targets, picture=picture, subject=subject, other=other)
         for subject, other in zip_longest(subjects, others)
     ]
     found = [maps(each, chosen, options) for each in grads]
@@ -111,6 +112,7 @@ def add_explanation(
             for target in targets
         ),
         methods=tuple(method.name for method in chosen),
+        picture_methods=tuple(method.name for method in chosen if method.target == "picture"),
         score=score.info,
         preprocess=options.preprocess,
         labels=_checked_labels(options.labels, score.info.classes),

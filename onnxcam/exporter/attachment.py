@@ -30,7 +30,7 @@ from onnxcam.errors import ExportError, LayerError, VerificationError
 from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, remove_explanation
 from onnxcam.exporter.comparison import TOLERANCE, ExportReport, relative_error
 from onnxcam.exporter.files import read_model, write_model
-from onnxcam.exporter.layers import Candidate, Target
+from onnxcam.exporter.layers import Candidate, Target, picture_target
 from onnxcam.exporter.preparation import prepare
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.scores import find_score
@@ -67,7 +67,8 @@ def attach(
     path: the artifact; ``NAME.cam.onnx`` beside the source where None. The source is never changed.
     layer: the target feature map(s), by the name of a value, of a node, or by the path of a PyTorch module where the
         file tells of it. None takes the last one that all ways to the score lead through and in which more than one
-        place matters to the score: before the last attention for a transformer with a class token.
+        place matters to the score: before the last attention for a transformer with a class token. Where all methods
+        have the picture for their target, None is the picture too.
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
     score: what is explained: the score of a ``"class"``; ``"weights"``, a weighting of the output that is given when
         the file runs; ``"number"``, the output itself, one number an image; ``"segmentation"``, the score of a class
@@ -114,7 +115,9 @@ def attach(
     maps = FeatureMaps(model, score=explained.value, image=image)
     if layer is None and layout is not None:
         raise LayerError("a layout belongs to a layer that is named: give --layer as well, or leave --layout out")
-    if layer is None:
+    if layer is None and chosen and all(entry.target == "picture" for entry in chosen):
+        targets = [picture_target(model.graph, image)]
+    elif layer is None:
         targets = [maps.default(feed)]
     else:
         targets = [maps.named(name, layout) for name in ([layer] if isinstance(layer, str) else layer)]

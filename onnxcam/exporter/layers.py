@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["Candidate", "Target", "behind_identity", "candidates", "find_value", "module_outputs", "on_the_way"]
+__all__ = [
+    "Candidate",
+    "Target",
+    "behind_identity",
+    "candidates",
+    "find_value",
+    "module_outputs",
+    "on_the_way",
+    "picture_target",
+]
 
 import ast
 import itertools
@@ -15,7 +24,7 @@ import onnx_ir as ir
 
 from onnxcam.errors import LayerError, nearest_names
 from onnxcam.exporter.axes import find_layouts
-from onnxcam.exporter.layout import Layout
+from onnxcam.exporter.layout import Layout, shape_text
 
 _NAME_SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _FLOATING: Final = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -85,6 +94,22 @@ def candidates(graph: ir.Graph, score: ir.Value, image: ir.Value) -> list[Candid
         for y in node.outputs
         if y in layouts and y.dtype in _FLOATING
     ]
+
+
+def picture_target(graph: ir.Graph, image: ir.Value) -> Target:
+    """The picture itself as target. Raises `LayerError` where it has no gradient, or no height and width."""
+    if image.dtype not in _FLOATING:
+        raise LayerError(
+            f"the picture goes into '{image.name}' as {str(image.dtype).lower()}, of which there is no gradient: "
+            "take a method at a layer, such as 'gradcam', or a model that takes floating-point numbers"
+        )
+    layout = find_layouts(graph).get(image)
+    if layout is None:
+        raise LayerError(
+            f"the picture goes into '{image.name}' as {shape_text(image.shape)}, in which no height and width are "
+            "to be seen: take a method at a layer, such as 'gradcam'"
+        )
+    return Target(name=image.name or "", value=image, layout=layout)
 
 
 def on_the_way(graph: ir.Graph, score: ir.Value, image: ir.Value) -> list[ir.Node]:

@@ -19,18 +19,19 @@ from onnxcam.exporter.layout import Layout, as_volume, canonical
 from onnxcam.exporter.options import ArtifactOptions
 from onnxcam.exporter.scores.contrast import contrast_seed, finer_seed
 from onnxcam.exporter.scores.protocol import Seed, Subject
-from onnxcam.methods import Head, Method, Site, fused
+from onnxcam.methods import Backward, Head, Method, Site, fused
 
 _HALF_SCALE: Final = 1024.0
 """What the seed is multiplied by in float16, and the gradients divided by: small ones would be rounded to zero."""
 
-_Score = Literal["class", "contrast", "finer"]
+_Score = Literal["class", "counterfactual", "contrast", "finer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gradients:
     """The gradients of one subject's scores at all ``targets``, emitted when they are first asked for.
 
+    picture: the target at the picture, where a method needs it.
     other: the class that the explained one is set apart from, [N]; None where there is none.
     """
 
@@ -38,37 +39,62 @@ class Gradients:
     model: ir.Model
     targets: Sequence[Target]
     subject: Subject
+    picture: Target | None = None
     other: ir.Value | None = None
-    _found: dict[_Score, list[ir.Value]] = field(default_factory=dict)
+    _found: dict[tuple[_Score, Backward], dict[ir.Value, ir.Value]] = field(default_factory=dict)
 
     def output(self, layer: int) -> ir.Value:
         """dy^c/dA at the target with position ``layer``, of its type and shape."""
-        gradient = self._of("class")[layer]
+        gradient = self._at(self.targets, "class")[layer]
         return _alike(gradient, self.op.Div(gradient, self._scale)) if self._scale != 1 else gradient
 
     def explaining(self, score: _Score) -> list[ir.Value]:
         """The gradients of ``score`` at each target as methods take them: float32 [N, C, h, w]."""
         return [
             as_places(self.op, gradient, target.layout, over=self._scale)
-            for target, gradient in zip(self.targets, self._of(score), strict=True)
+            for target, gradient in zip(self.targets, self._at(self.targets, score), strict=True)
         ]
+
+    def explaining_at_picture(self, score: _Score, method: Method) -> ir.Value:
+        """What ``method`` takes for the gradients of ``score`` at the picture: float32 [N, C, H, W].
+
+        Raises `MethodError` where it has nothing to exchange in this model.
+        """
+        assert self.picture is not None
+        (gradient,) = self._at([self.picture], score, method)
+        return as_places(self.op, gradient, self.picture.layout, over=self._scale)
 
     @property
     def _scale(self) -> float:
         return _HALF_SCALE if self.subject.score.value.dtype == ir.DataType.FLOAT16 else 1.0
 
-    def _of(self, score: _Score) -> list[ir.Value]:
-        if score not in self._found:
+    def _at(self, targets: Sequence[Target], score: _Score, method: Method | None = None) -> list[ir.Value]:
+        """What the score's adjoint becomes at ``targets``: its gradients, or what ``method`` has instead of them.
+
+        Gradients are emitted at the layers and the picture at once, so that they share the way.
+        """
+        backward = method.backward if method else "gradient"
+        everywhere = [target.value for target in (*self.targets, self.picture) if target is not None]
+        wrt = list(dict.fromkeys(everywhere)) if backward == "gradient" else [target.value for target in targets]
+        if (score, backward) not in self._found:
             start = self._seed(score)
             adjoint = start.adjoint
             if self._scale != 1:
-                adjoint = self.op.Mul(adjoint, self._scale)
-                adjoint.type, adjoint.shape = start.adjoint.type, start.adjoint.shape
-            values = [target.value for target in self.targets]
-            self._found[score] = autodiff.gradients(self.model, of=start.value, wrt=values, seed=adjoint)
-        return self._found[score]
+                adjoint = _alike(adjoint, self.op.Mul(adjoint, self._scale))
+            exchange = None if backward == "gradient" else autodiff.Rectifiers(backward)
+            values = autodiff.gradients(self.model, of=start.value, wrt=wrt, seed=adjoint, exchange=exchange)
+            if exchange is not None and not exchange.nodes and method is not None:
+                raise MethodError(
+                    f"'{method.name}' is made by what comes back through ReLU and its kin, and this model has none on "
+                    "the way from the picture to the score: take 'saliency', which is what it would be"
+                )
+            self._found[score, backward] = dict(zip(wrt, values, strict=True))
+        return [self._found[score, backward][target.value] for target in targets]
 
     def _seed(self, score: _Score) -> Seed:
+        if score == "counterfactual":
+            start = self.subject.seed(self.op)
+            return Seed(value=start.value, adjoint=_alike(start.adjoint, self.op.Neg(start.adjoint)))
         if score == "finer":
             return finer_seed(self.op, self.subject)
         if score == "contrast":
@@ -90,8 +116,11 @@ def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers
             )
         if explain != "class" and method.score != "class":
             raise MethodError(f"'{method.name}' sets classes apart already: take it without a {explain}")
+        if options.fuse and method.target != "layer":
+            raise MethodError(f"'{method.name}' is a map of the picture, no layer to fuse: leave it or fuse out")
         if options.eigen_smooth and not method.smooths:
-            raise MethodError(f"'{method.name}' is a principal component itself: leave it or eigen-smooth out")
+            what = "of the picture, not of a layer" if method.target == "picture" else "a principal component itself"
+            raise MethodError(f"'{method.name}' is {what}: leave it or eigen-smooth out")
     if options.fuse and layers < 2:
         raise LayerError("only the maps of several layers can be fused: name two or more with --layer")
 
@@ -99,12 +128,17 @@ def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers
 def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> list[dict[str, ir.Value]]:
     """For each layer, the maps of ``methods`` by the names of their outputs: float32 [N, h, w].
 
-    A map of all layers stands with the first.
+    A map of all layers stands with the first, and so does one of the picture.
     """
     op = at.op
-    places = [as_places(op, target.value, target.layout) for target in at.targets] if methods else []
+    at_layers = any(method.target != "picture" for method in methods)
+    places = [as_places(op, target.value, target.layout) for target in at.targets] if at_layers else []
     found: list[dict[str, ir.Value]] = [{} for _ in at.targets]
     for m, method in enumerate(methods):
+        picture = _at_picture(at, method, options) if method.target != "layer" else None
+        if picture is not None and at.picture is not None and method.target == "picture":
+            found[0][cam_output(method.name, first=m == 0)] = _map(method, picture, at.picture)
+            continue
         cams = []
         gradients = _gradients(at, method, options)
         for target, activations, gradient in zip(at.targets, places, gradients, strict=True):
@@ -116,11 +150,9 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
                 gradients=gradient,
                 head=head,
                 eigen_smooth=options.eigen_smooth,
+                picture=picture,
             )
-            assert activations.shape is not None
-            assert method.build is not None  # find_methods refuses others
-            cam = _typed(method.build(site), [activations.shape[0], *activations.shape[2:]])
-            cams.append(as_volume(op, cam, target.value) if target.layout.kind == "NCDHW" else cam)
+            cams.append(_map(method, site, target))
         if joint := method.fusion or options.fuse:
             _refuse_volumes(at.targets)
             shapes = [cam.shape for cam in cams if cam.shape is not None]
@@ -135,6 +167,31 @@ def _refuse_volumes(targets: Sequence[Target]) -> None:
     for target in targets:
         if target.layout.kind == "NCDHW":
             raise LayerError(f"the maps of volumes are not fused: explain layer '{target.name}' by itself")
+
+
+def _map(method: Method, site: Site, target: Target) -> ir.Value:
+    """The map of ``method`` at ``target``, or of the picture beside it."""
+    shape = (site.picture or site).activations.shape
+    assert shape is not None
+    assert method.build is not None  # find_methods refuses others
+    cam = _typed(method.build(site), [shape[0], *shape[2:]])
+    return as_volume(site.op, cam, target.value) if target.layout.kind == "NCDHW" else cam
+
+
+def _at_picture(at: Gradients, method: Method, options: ArtifactOptions) -> Site:
+    """The picture, and what ``method`` takes for its gradients."""
+    assert at.picture is not None
+    if method.target != "picture" and at.picture.layout.kind == "NCDHW":
+        raise MethodError(f"'{method.name}' enlarges no map of a volume: take 'gradcam' and 'guided-backprop' apart")
+    score: _Score = options.explain
+    negative = score == "counterfactual" and method.backward == "gradient"
+    gradients = at.explaining_at_picture("class" if negative else score, method)
+    return Site(
+        op=at.op,
+        activations=as_places(at.op, at.picture.value, at.picture.layout),
+        explained_class=at.subject.explained,
+        gradients=_alike(gradients, at.op.Neg(gradients)) if negative else gradients,
+    )
 
 
 def _head(at: Gradients, target: Target) -> Head:

@@ -14,7 +14,7 @@ from onnxcam.autodiff import gradients
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.errors import LayerError
 from onnxcam.exporter.axes import find_layouts
-from onnxcam.exporter.layers import Candidate, Target, candidates, find_value
+from onnxcam.exporter.layers import Candidate, Target, candidates, find_value, picture_target
 from onnxcam.exporter.layout import Layout, parse_layout, shape_text
 from onnxcam.exporter.sample import picture_input, sample_feed
 from onnxcam.exporter.sessions import cpu_session
@@ -68,9 +68,9 @@ class FeatureMaps:
             )
         if known is not None:
             return Target(name=name, value=value, layout=known.layout, module=module)
+        if value is self._image:
+            return picture_target(self._model.graph, value)
         found = find_layouts(self._model.graph).get(value)
-        if found is not None and value is self._image:
-            return Target(name=name, value=value, layout=found)
         if found is not None:
             raise LayerError(
                 f"layer '{name}' is not on the way from the picture to the score: "

@@ -27,8 +27,7 @@ from onnxcam.contract import (
 )
 from onnxcam.errors import ArtifactError, AutodiffError
 from onnxcam.exporter.artifact import remove_explanation
-from onnxcam.exporter.comparison import TOLERANCE as TORCH_TOLERANCE
-from onnxcam.exporter.comparison import compare_with_torch
+from onnxcam.exporter.comparison import compare_with_torch, torch_tolerance
 from onnxcam.exporter.files import read_model
 from onnxcam.exporter.layers import behind_identity, on_the_way
 from onnxcam.exporter.sample import sample_feed
@@ -49,7 +48,7 @@ _NUMPY: Final = {
     "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(int32)": np.int32, "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }  # fmt: skip
-_STEPS: Final = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_STEPS: Final = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +78,7 @@ class VerificationReport:
     explained_class: the class that was explained on it, the first of several; None where there are no classes.
     culprit: where a gradient is wrong, the operator at which it becomes so.
     against_torch: relative errors of outputs, activations and gradients against PyTorch, where it was given.
+    at_picture: whether one of the layers is the picture itself.
     """
 
     path: Path
@@ -87,11 +87,12 @@ class VerificationReport:
     comparisons: tuple[Comparison, ...]
     culprit: str | None = None
     against_torch: Mapping[str, float] = field(default_factory=dict)
+    at_picture: bool = False
 
     @property
     def passed(self) -> bool:
         return all(comparison.passed for comparison in self.comparisons) and all(
-            error <= TORCH_TOLERANCE for error in self.against_torch.values()
+            error <= torch_tolerance(name, at_picture=self.at_picture) for name, error in self.against_torch.items()
         )
 
     @property
@@ -174,6 +175,9 @@ def verify(
         comparisons=tuple(comparisons),
         culprit=None if wrong is None else _culprit(artifact, info, wrong[0], feed, wrong[1]),
         against_torch={} if model is None else _against_torch(artifact, info, model, layer, feed, score),
+        at_picture=any(
+            behind_identity(outputs[layer_output(ACTIVATIONS, k)]) is image for k in range(len(info.layers))
+        ),
     )
 
 
@@ -185,12 +189,12 @@ def _against_torch(
     feed: Mapping[str, np.ndarray],
     score: Callable[[Any], Any] | None,
 ) -> dict[str, float]:
-    from onnxcam.exporter.torch import tensor
+    from onnxcam.exporter.torch import INPUT, tensor
 
     own = {name: tensor(array) for name, array in feed.items() if name not in SCORE_INPUTS}
     example = own if len(own) > 1 else own[info.image_input]
     if layer is None:
-        names = [known.module or known.name for known in info.layers]
+        names = [INPUT if known.name == info.image_input else known.module or known.name for known in info.layers]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
     return compare_with_torch(artifact, info, model, example, names, score)

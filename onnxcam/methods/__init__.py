@@ -14,11 +14,12 @@ A method of one's own is one decorated function, registered where it is defined 
     onnxcam.attach("plain.onnx", method="absolute")
 """
 
-from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise, perturbation  # isort: skip  # registers the methods
+from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise, picture, perturbation  # isort: skip  # registers the methods
 from onnxcam.methods.fusion import fused
-from onnxcam.methods.registry import Head, Method, Site, find_method, find_methods, graph_methods, method, methods
+from onnxcam.methods.registry import Backward, Head, Method, Site, find_method, find_methods, graph_methods, method, methods
 
 __all__ = [
+    "Backward",
     "Head",
     "Method",
     "Site",
@@ -36,5 +37,6 @@ __all__ = [
     "methods",
     "noise",
     "perturbation",
+    "picture",
     "refine",
 ]

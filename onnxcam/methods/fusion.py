@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fused"]
+__all__ = ["enlarged", "fused"]
 
 from collections.abc import Sequence
 from functools import reduce
@@ -26,12 +26,7 @@ def fused(op: OpBuilder, cams: Sequence[ir.Value], fusion: Fusion) -> ir.Value:
     size = op.Max(*(op.Shape(cam, start=1, end=3) for cam in cams))
     maps = []
     for cam in cams:
-        scaled = op.Unsqueeze(between_zero_and_one(op, op.Relu(cam)), [1])
-        sizes = op.Concat(op.Shape(scaled, start=0, end=2), size, axis=0)
-        large = op.Resize(
-            scaled, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel", antialias=0
-        )
-        maps.append(op.Squeeze(large, [1]))
+        maps.append(enlarged(op, between_zero_and_one(op, op.Relu(cam)), size))
     if fusion == "max":
         joined = op.Max(*maps)
     elif fusion == "mean":
@@ -39,4 +34,13 @@ def fused(op: OpBuilder, cams: Sequence[ir.Value], fusion: Fusion) -> ir.Value:
     else:
         joined = reduce(op.Mul, maps)
     result: ir.Value = joined
+    return result
+
+
+def enlarged(op: OpBuilder, cam: ir.Value, size: ir.Value) -> ir.Value:
+    """``cam`` [N, h, w] at the height and width in ``size``, bilinear between the centres of its places."""
+    image = op.Unsqueeze(cam, [1])
+    sizes = op.Concat(op.Shape(image, start=0, end=2), size, axis=0)
+    large = op.Resize(image, None, None, sizes, mode="linear", coordinate_transformation_mode="half_pixel", antialias=0)
+    result: ir.Value = op.Squeeze(large, [1])
     return result

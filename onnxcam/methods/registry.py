@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "Backward",
     "Fusion",
     "Head",
     "Method",
@@ -10,6 +11,7 @@ __all__ = [
     "Reads",
     "Score",
     "Site",
+    "Target",
     "describe",
     "find_method",
     "find_methods",
@@ -34,6 +36,8 @@ Needs = Literal["activations", "gradients", "head", "pictures"]
 Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
+Target = Literal["layer", "picture", "layer and picture"]
+Backward = Literal["gradient", "guided", "deconvolution"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,9 @@ class Site:
     gradients: g, shaped and typed as A; None for a method that does not need it.
     head: the model's classic CAM head; None where it has another or the method does not need it.
     eigen_smooth: what `combine` does.
+    picture: the same at the picture that the model takes, for a method that needs it beside the layer.
+
+    For a method whose target is the picture, the picture is the feature map: A is what the model takes, preprocessed.
     """
 
     op: OpBuilder
@@ -64,6 +71,7 @@ class Site:
     gradients: ir.Value | None = None
     head: Head | None = None
     eigen_smooth: bool = False
+    picture: Site | None = None
 
     @property
     def sizes(self) -> tuple[int | None, int | None, int | None]:
@@ -98,6 +106,9 @@ class Method:
     smooths: whether it weighs channels and then combines them, so that eigen-smooth has a meaning.
     score: whose gradients it takes: of the ``class`` score, or of its distance from the next classes (``finer``).
     fusion: how the maps of several layers become its one map; None where it has one for each.
+    target: what it explains at: the chosen ``layer``, the ``picture`` that the model takes, or both.
+    backward: how its gradients at the picture are formed: by the derivatives (``gradient``), or with what comes back
+        through ReLU and its kin rectified, with the derivative (``guided``) or in its place (``deconvolution``).
     """
 
     name: str
@@ -111,6 +122,8 @@ class Method:
     smooths: bool = False
     score: Score = "class"
     fusion: Fusion | None = None
+    target: Target = "layer"
+    backward: Backward = "gradient"
 
 
 _methods: dict[str, Method] = {}
@@ -136,6 +149,8 @@ def method(
     smooths: bool = False,
     score: Score = "class",
     fusion: Fusion | None = None,
+    target: Target = "layer",
+    backward: Backward = "gradient",
 ) -> Callable[[Callable[[Site], ir.Value]], Callable[[Site], ir.Value]]:
     """Register the decorated function as the method ``name``; see `Method`. A second one of that name is refused."""
 
@@ -152,6 +167,8 @@ def method(
                 smooths=smooths,
                 score=score,
                 fusion=fusion,
+                target=target,
+                backward=backward,
             )
         )
         return build
@@ -162,7 +179,16 @@ def method(
 def describe(name: str, summary: str, *, equation: str, paper: str, reads: Reads, cost: str) -> None:
     """Register the method ``name``, which runs the model on changed pictures; see `Method`."""
     _register(
-        Method(name=name, equation=equation, paper=paper, needs="pictures", summary=summary, reads=reads, cost=cost)
+        Method(
+            name=name,
+            equation=equation,
+            paper=paper,
+            needs="pictures",
+            summary=summary,
+            reads=reads,
+            cost=cost,
+            target="layer" if reads in ("activations", "gradients") else "picture",
+        )
     )
 
 

@@ -482,7 +482,9 @@ class CamModel:
         k = 0 if layer is None else self._layer(layer)
         if self._map_name(m, k) not in self._given:
             raise LayerError(
-                f"the map by '{self.methods[m]}' in '{self.path}' joins all its layers: leave the layer out"
+                f"the map by '{self.methods[m]}' in '{self.path}' "
+                + ("is of the picture" if self.methods[m] in self.info.picture_methods else "joins all its layers")
+                + ": leave the layer out"
             )
         return m, k
 
@@ -594,7 +596,7 @@ class CamModel:
             placement=prepared.placement,
             labels=self.labels,
             method=self.methods[m],
-            layer=self.layers[k],
+            layer=self.info.image_input if self.methods[m] in self.info.picture_methods else self.layers[k],
             cams=cams,
             explain=self.info.explain,
             against=against,

@@ -156,3 +156,22 @@ def test_a_wrong_gradient_is_told_with_its_culprit(folder):
 def test_a_plain_file_cannot_be_verified(folder):
     result = call("verify", "m.onnx")
     assert (result.exit_code, "is a plain ONNX file: make an artifact" in result.stderr) == (1, True)
+
+
+def test_a_map_of_the_picture_needs_no_layer(folder):
+    result = call("attach", "m.onnx", "-o", "x.cam.onnx", "--method", "saliency", "--mean", "0,0,0", "--std", "1,1,1")
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["layer", "image", "(found", "by", "itself)", "[N,", "3,", "13,", "10]", "NCHW"] in lines
+    assert ["methods", "saliency", "of", "the", "picture"] in lines
+    assert call("verify", "x.cam.onnx").exit_code == 0
+    more = ["--method", "gradcam", "--method", "guided-gradcam", "--method", "saliency", "--replace"]
+    assert call("attach", "x.cam.onnx", *more).exit_code == 0
+    shown = call("inspect", "x.cam.onnx").stdout
+    assert "gradcam, guided-gradcam, saliency of the picture" in shown
+    cv2.imwrite("cat.png", np.random.default_rng(0).integers(0, 255, (26, 20, 3), np.uint8))
+    row = json.loads(call("image", "x.cam.onnx", "cat.png", "--method", "saliency", "--json").stdout)
+    assert (row["method"], row["layer"]) == ("saliency", "image")
+    assert cv2.imread("cat_cam.png").shape == (26, 20, 3)
+    result = call("attach", "m.onnx", "--method", "saliency", "--method", "gradcam", "--eigen-smooth")
+    assert (result.exit_code, "'saliency' is of the picture, not of a layer" in result.stderr) == (1, True)

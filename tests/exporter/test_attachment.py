@@ -486,7 +486,13 @@ def test_the_metadata_say_what_was_found(tmp_path):
     info = json.loads(text)
     assert info["source"] == "m.onnx"
     assert info["license"] == "MIT"
-    assert info["score"] == {"output": "logits", "activation": "softmax", "classes": 5}
+    assert info["score"] == {
+        "kind": "class",
+        "output": "logits",
+        "activation": "softmax",
+        "classes": 5,
+        "explained": 1,
+    }
     assert info["layers"][0]["shape"] == [None, 6, 7, 5]
     assert info["nodes"]["forward"] == 7
     inputs = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).get_overridable_initializers()

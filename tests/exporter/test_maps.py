@@ -18,7 +18,11 @@ from onnxcam.methods import graph_methods
 from .graphs import cnn, save
 from .networks import torchscript
 
-ONE_LAYER = [name for name, method in graph_methods().items() if not method.fusion and method.needs != "head"]
+ONE_LAYER = [
+    name
+    for name, method in graph_methods().items()
+    if not method.fusion and method.needs != "head" and method.target == "layer"
+]
 
 
 class Net(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import onnxcam
-from onnxcam.errors import InputError, LayerError
+from onnxcam.errors import InputError, LayerError, MethodError
 
 from .graphs import model, random, run, save
 
@@ -34,6 +34,19 @@ def test_the_map_of_a_volume_has_its_depth(tmp_path):
     np.testing.assert_allclose(got["cam"], np.maximum(weighted, 0) / (4 * 5 * 4), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(got["cam.cam"], weighted, rtol=1e-5, atol=1e-6)
     assert onnxcam.verify(report.path).passed
+
+
+def test_every_place_of_a_volume_has_its_saliency(tmp_path):
+    plain = save(tmp_path / "scan.onnx", model(VOLUME, **WEIGHTS))
+    names = ["saliency", "guided-backprop", "deconvolution", "input-x-gradient"]
+    report = onnxcam.attach(plain, method=names)
+    scan = random(2, 1, 4, 10, 8)
+    got = run(report.path, scan=scan, class_index=np.array([3, 1]))
+    np.testing.assert_allclose(got["cam"], np.abs(got["gradients"][:, 0]), rtol=1e-6)
+    np.testing.assert_allclose(got["cam.input-x-gradient"], got["gradients"][:, 0] * scan[:, 0], rtol=1e-6)
+    assert got["cam"].any()
+    with pytest.raises(MethodError, match="'guided-gradcam' enlarges no map of a volume"):
+        onnxcam.attach(plain, method="guided-gradcam")
 
 
 def test_a_torch_model_of_volumes_is_exported(tmp_path):

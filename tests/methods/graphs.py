@@ -25,12 +25,16 @@ def run(
     eigen_smooth: bool = False,
     open_sizes: bool = False,
 ) -> np.ndarray:
-    """The maps [N, h, w] of the method ``name`` on A and g [N, C, h, w]; ``weights`` are those of a CAM head."""
+    """The maps [N, h, w] of the method ``name`` on A and g [N, C, h, w]; ``weights`` are those of a CAM head.
+
+    A method that needs layer and picture has A and g for both.
+    """
     shape = ["N", A.shape[1], *(("h", "w") if open_sizes else A.shape[2:])]
 
     def build(op: OpBuilder, x: Mapping[str, ir.Value]) -> ir.Value:
         x["A"].shape = ir.Shape(shape)
         head = Head(weights=x.get("weights"))
+        picture = Site(op=op, activations=x["A"], gradients=x["g"], explained_class=x["k"])
         return find_method(name).build(
             Site(
                 op=op,
@@ -39,6 +43,7 @@ def run(
                 explained_class=x["k"],
                 head=head,
                 eigen_smooth=eigen_smooth,
+                picture=picture,
             )
         )
 

@@ -114,6 +114,16 @@ def test_random_by_hand():
     by_hand(expected.tolist(), "random", A, g)
 
 
+def test_the_picture_has_one_map_by_hand():
+    # the strongest channel, whatever its sign: max(|6|, |-1|) at the first place, max(|0|, |-1|) elsewhere
+    for name in ("saliency", "guided-backprop", "deconvolution"):
+        by_hand([[6, 1, 1], [1, 1, 1]], name, A, g)
+    # 6·1 - 1·2, then -A_1: the sum over channels, with its sign
+    by_hand([[4, 0, -1], [-1, -4, 0]], "input-x-gradient", A, g)
+    # ReLU(A_0 - A_1), as gradcam above, times the strongest channel
+    by_hand([[0, 2, 0], [0, 0, 3]], "guided-gradcam", A, g)
+
+
 def test_finercam_and_refinecam_are_others_at_one_layer():
     np.testing.assert_array_equal(run("finercam", A, g), run("gradcam", A, g))
     np.testing.assert_array_equal(run("refinecam", A, g), run("gradcam++", A, g))
