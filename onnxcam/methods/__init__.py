@@ -16,7 +16,17 @@ A method of one's own is one decorated function, registered where it is defined 
 
 from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise, picture, perturbation  # isort: skip  # registers the methods
 from onnxcam.methods.fusion import fused
-from onnxcam.methods.registry import Backward, Head, Method, Site, find_method, find_methods, graph_methods, method, methods
+from onnxcam.methods.registry import (
+    Backward,
+    Head,
+    Method,
+    Site,
+    find_method,
+    find_methods,
+    graph_methods,
+    method,
+    methods,
+)
 
 __all__ = [
     "Backward",
