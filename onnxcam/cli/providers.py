@@ -18,7 +18,7 @@ def providers(as_json: bool) -> None:
     Example:
       onnxcam providers
     """
-    from onnxcam.runtime.session import default_providers, installed_providers
+    from onnxcam.runtime.providers import default_providers, installed_providers
 
     default = default_providers()[0]
     for name in installed_providers():

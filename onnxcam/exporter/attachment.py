@@ -28,7 +28,7 @@ from onnxcam.contract import (
 )
 from onnxcam.errors import ExportError, LayerError, VerificationError
 from onnxcam.exporter.artifact import ArtifactOptions, add_explanation, describe, drop_outputs, remove_explanation
-from onnxcam.exporter.comparison import TOLERANCE, ExportReport, relative_error
+from onnxcam.exporter.comparison import TOLERANCE, ExportReport, refuse_not_finite, relative_error
 from onnxcam.exporter.files import read_model, write_model
 from onnxcam.exporter.layers import Candidate, Target, picture_target
 from onnxcam.exporter.preparation import prepare
@@ -244,11 +244,9 @@ def _check(
     except RUNTIME_ERRORS as error:
         raise ExportError(_why_not(error, source, own, feed)) from None
     del session
+    refuse_not_finite(model, {f"the gradient at layer '{layer}'": got[name] for name, layer in grads.items()})
     for name, layer in grads.items():
-        gradient = got[name]
-        if not np.isfinite(gradient.astype(np.float64)).all():
-            raise VerificationError(f"the gradient at layer '{layer}' is not finite on a random picture")
-        if not np.any(gradient):
+        if not np.any(got[name]):
             raise LayerError(
                 f"the score does not depend on layer '{layer}': its gradient is zero everywhere on a random "
                 "picture; choose one that 'onnxcam layers' lists"

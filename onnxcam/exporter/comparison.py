@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["TOLERANCE", "ExportReport", "compare_with_torch", "relative_error", "torch_tolerance"]
+__all__ = ["TOLERANCE", "ExportReport", "compare_with_torch", "refuse_not_finite", "relative_error", "torch_tolerance"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from onnxcam.contract import ACTIVATIONS, GRADIENTS, ArtifactInfo, layer_output
+from onnxcam.errors import VerificationError
 from onnxcam.exporter.scores import Score, known_score
 from onnxcam.exporter.sessions import cpu_session
 
@@ -65,16 +66,36 @@ def compare_with_torch(
     from onnxcam.exporter import torch as modules
 
     session, score = cpu_session(graph), known_score(graph.graph, info.score)
-    nearest = _errors(session, score, info, model, example, names, function)
+    nearest = _errors(graph, session, score, info, model, example, names, function)
     for seed in range(1, _TRIES):
         if nearest.get(GRADIENTS, 0.0) <= TOLERANCE:
             break
-        errors = _errors(session, score, info, model, modules.moved(example, model, seed), names, function)
+        errors = _errors(graph, session, score, info, model, modules.moved(example, model, seed), names, function)
         nearest = min(nearest, errors, key=lambda found: found[GRADIENTS])
     return nearest
 
 
+def refuse_not_finite(model: ir.Model, values: Mapping[str, np.ndarray]) -> None:
+    """Raise `VerificationError` where one of ``values`` holds NaN or infinity, and name the weights that do."""
+    for name, value in values.items():
+        if not np.isfinite(value.astype(np.float64)).all():
+            holding = [f"'{weight.name}'" for weight in model.graph.initializers.values() if not _is_finite(weight)]
+            raise VerificationError(
+                f"{name} holds NaN or infinity on a random picture, "
+                + (f"and so does the weight {', '.join(holding[:3])}" if holding else "though no weight does")
+                + ": nothing was written"
+            )
+
+
+def _is_finite(weight: ir.Value) -> bool:
+    array = weight.const_value
+    if array is None or not array.dtype.is_floating_point() or not array.size:
+        return True
+    return bool(np.isfinite(array.numpy().astype(np.float64, copy=False)).all())
+
+
 def _errors(
+    graph: ir.Model,
     session: ort.InferenceSession,
     score: Score,
     info: ArtifactInfo,
@@ -90,6 +111,8 @@ def _errors(
     own = modules.feed(example, model)
     feed = {**own, **score.trial(len(own[info.image_input]))}
     got = dict(zip(produced, session.run(produced, feed), strict=True))
+    gradients = {f"the gradient at layer '{name}'": layer_output(GRADIENTS, k) for k, name in enumerate(names)}
+    refuse_not_finite(graph, {what: got[name] for what, name in gradients.items() if name in got})
     expected = modules.reference(
         model,
         example,

@@ -71,7 +71,7 @@ def repeated(
 
     if how.entry is None:
         assert how.layer is not None
-        names = model.map_outputs(how.layer)
+        names = model.maps.outputs(how.layer)
         cams = _own_maps(seen, names, partial(run, index=plain.class_index), how.batch, told)
     else:
         cams = {how.entry.name: _maps(model, seen, plain, how, run, told)}

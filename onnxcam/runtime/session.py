@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["CamModel", "Prepared", "default_providers", "installed_providers", "load"]
+__all__ = ["CamModel", "Prepared", "load"]
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from onnxcam.contract import (
     ACTIVATIONS,
@@ -25,60 +22,33 @@ from onnxcam.contract import (
     CLASS_INDEX,
     EXPLAINED_CLASS,
     GRADIENTS,
-    METADATA_KEY,
     SCORE,
     SCORE_INPUTS,
     SCORE_REGION,
     SCORE_WEIGHTS,
     ArtifactInfo,
     Preprocess,
-    cam_output,
     layer_output,
 )
 from onnxcam.errors import (
     ArtifactError,
     ClassError,
     InputError,
-    LayerError,
-    MethodError,
-    ProviderError,
-    nearest_names,
 )
 from onnxcam.runtime.answers import answer
 from onnxcam.runtime.asked import rows_of, weights_input
 from onnxcam.runtime.augmentation import views
 from onnxcam.runtime.choices import ClassChoices, Classes
+from onnxcam.runtime.engine import Engine
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.geometry import Placement, place
+from onnxcam.runtime.maps import Maps
 from onnxcam.runtime.perturbation import METHODS, Perturbation
 from onnxcam.runtime.perturbation.needs import layer_for
 from onnxcam.runtime.preprocess import Picture, as_bgr, model_input
 from onnxcam.runtime.regions import Box, Point, box_region, mask_region, point_region
 from onnxcam.runtime.repetition import Repetition, repeated
 from onnxcam.runtime.shipped import shipped_model
-
-_ORT_ERRORS = (
-    RuntimeError,
-    ValueError,
-    *(
-        getattr(ort_state, name)
-        for name in (
-            "EPFail",
-            "EngineError",
-            "Fail",
-            "InvalidArgument",
-            "InvalidGraph",
-            "InvalidProtobuf",
-            "NoModel",
-            "NoSuchFile",
-            "NotImplemented",
-            "RuntimeException",
-        )
-    ),
-)
-_QUIET = 4  # of ONNX Runtime's severities, fatal: all else comes back as an exception
-_BY_NAME_ONLY = {"AzureExecutionProvider", "TensorrtExecutionProvider"}
-"""Not taken unless asked for: the first sends data away, the second compiles the model for minutes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,30 +99,26 @@ class CamModel:
         preprocess: Preprocess | None = None,
     ) -> None:
         self.path = shipped_model() if path is None else Path(path)
-        _check_file(self.path)
-        self._session: ort.InferenceSession | None = _session(self.path, providers)
-        self.info = _info(self._session, self.path)
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self._engine = engine = Engine(self.path, providers)
+        self.info = _info(engine)
+        self.providers = engine.providers
         self.preprocess = preprocess or self.info.preprocess
         self.labels = self.info.labels
         self.classes = self.info.score.classes
         self.explained = self.info.score.explained
-        self.methods = self.info.methods
-        self.layers = tuple(layer.name for layer in self.info.layers)
-        self._given = given = frozenset(output.name for output in self._session.get_outputs())
+        self.maps = Maps(self.info, engine.outputs, self.path)
+        self.methods, self.layers = self.maps.methods, self.maps.layers
         kind = self.info.score.kind
         stated = {"class": [EXPLAINED_CLASS], "segmentation": [EXPLAINED_CLASS], "weights": [SCORE]}.get(kind, [])
-        missing = [name for name in (CAM, *stated, self.info.score.output) if name not in given]
+        missing = [name for name in (CAM, *stated, self.info.score.output) if name not in engine.outputs]
         if missing:
             raise ArtifactError(f"'{self.path}' lacks the output '{missing[0]}': export the model again")
-        inputs = {value.name: value for value in self._session.get_inputs()}
-        if self.info.image_input not in inputs:
+        if self.info.image_input not in engine.inputs:
             raise ArtifactError(f"'{self.path}' lacks the input '{self.info.image_input}': export the model again")
-        self._inputs = inputs
-        batch = inputs[self.info.image_input].shape[0]
-        self._batch = batch if isinstance(batch, int) else None
-        self._alike = {name for name, x in inputs.items() if isinstance(batch, str) and [*x.shape[:1]] == [batch]}
-        self._axes = len(inputs[self.info.image_input].shape)
+        shape = engine.inputs[self.info.image_input]
+        self._batch = shape[0] if isinstance(shape[0], int) else None
+        self._alike = {name for name, x in engine.inputs.items() if isinstance(shape[0], str) and x[:1] == shape[:1]}
+        self._axes = len(shape)
 
     def __enter__(self) -> CamModel:
         return self
@@ -164,7 +130,7 @@ class CamModel:
 
     def close(self) -> None:
         """Give session and device memory back. May be called twice."""
-        self._session = None
+        self._engine.close()
 
     @overload
     def explain(
@@ -284,7 +250,7 @@ class CamModel:
 
     def _weights(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
         """The input that weighs the output in ``count`` images. Raises `InputError` if it does not fit."""
-        if (score_weights is not None) == (SCORE_WEIGHTS not in self._inputs):
+        if (score_weights is not None) == (SCORE_WEIGHTS not in self._engine.inputs):
             raise InputError(
                 f"'{self.path}' explains a weighting of its output '{self.info.score.output}': give score_weights"
                 if score_weights is None
@@ -292,7 +258,7 @@ class CamModel:
             )
         if score_weights is None:
             return {}
-        return {SCORE_WEIGHTS: weights_input(score_weights, self._inputs[SCORE_WEIGHTS].shape, count)}
+        return {SCORE_WEIGHTS: weights_input(score_weights, self._engine.inputs[SCORE_WEIGHTS], count)}
 
     def _region(self, prepared: Sequence[Prepared], **asked: Any) -> dict[str, NDArray[Any]]:
         """The input that says which part of each picture counts. Raises `InputError` if it cannot."""
@@ -311,13 +277,12 @@ class CamModel:
 
     def _output_size(self, prepared: Prepared) -> tuple[int, int]:
         """Height and width of the output that is explained; where the file leaves them open, it is run to know."""
-        assert self._session is not None
         name = self.info.score.output
-        shape: Sequence[Any] = next(y.shape for y in self._session.get_outputs() if y.name == name)
-        if not all(isinstance(size, int) for size in shape[-2:]):
+        height, width = self._engine.outputs[name][-2:]
+        if not (isinstance(height, int) and isinstance(width, int)):
             tensors = np.stack([prepared.tensor] * (self._batch or 1))
-            shape = self._session.run([name], {self.info.image_input: tensors})[0].shape
-        return int(shape[-2]), int(shape[-1])
+            height, width = self._engine.run([name], {self.info.image_input: tensors})[name].shape[-2:]
+        return height, width
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
@@ -361,7 +326,7 @@ class CamModel:
             perturbation=perturbation,
             augment=augment,
         )
-        shown = self._map(None if method in METHODS else method, None if method in METHODS else layer)
+        shown = self.maps.find(None if method in METHODS else method, None if method in METHODS else layer)
         explanations = list(self._run(prepared, classes, others, shown, inputs or {})) if prepared else []
         how = self._repetition(method, layer, perturbation, augment)
         if how is None:
@@ -418,12 +383,7 @@ class CamModel:
     @property
     def number_output(self) -> str:
         """The output that is explained where it is no class: one number for each picture."""
-        return SCORE if SCORE in self._given else self.info.score.output
-
-    def map_outputs(self, layer: int) -> dict[str, str]:
-        """For each method of the artifact that has a map at the layer with position ``layer``, the output it is."""
-        found = {method: self._map_name(i, layer) for i, method in enumerate(self.methods)}
-        return {method: name for method, name in found.items() if name in self._given}
+        return SCORE if SCORE in self._engine.outputs else self.info.score.output
 
     def check(
         self,
@@ -462,43 +422,13 @@ class CamModel:
         batch = self._batch or options.batch
         entry = METHODS.get(method or "")
         if entry is not None:
-            k = None if layer is None else self._layer(layer)
-            at = layer_for(entry, self.info, self._given, self.path, k)
+            k = None if layer is None else self.maps.layer(layer)
+            at = layer_for(entry, self.info, self._engine.outputs, self.path, k)
             return Repetition(entry=entry, settings=entry.settings(options), layer=at, views=looks, batch=batch)
-        m, k = self._map(method, layer)
+        m, k = self.maps.find(method, layer)
         if perturbation is not None:
             perturbation.settings(self.methods[m], samples=None, sigma=None, windows=False)  # it takes none of them
         return None if len(looks) == 1 else Repetition(entry=None, settings=None, layer=k, views=looks, batch=batch)
-
-    def _map(self, method: str | None, layer: str | None) -> tuple[int, int]:
-        """The positions of ``method`` and ``layer``, which together have a map."""
-        if method is not None and method not in self.methods:
-            near = nearest_names(method, (*self.methods, *METHODS))
-            raise MethodError(
-                f"'{self.path}' has no map by '{method}', only by {', '.join(self.methods)}"
-                + (f"; {near}" if near else ": make it again with that --method")
-            )
-        m = 0 if method is None else self.methods.index(method)
-        k = 0 if layer is None else self._layer(layer)
-        if self._map_name(m, k) not in self._given:
-            raise LayerError(
-                f"the map by '{self.methods[m]}' in '{self.path}' "
-                + ("is of the picture" if self.methods[m] in self.info.picture_methods else "joins all its layers")
-                + ": leave the layer out"
-            )
-        return m, k
-
-    def _layer(self, name: str) -> int:
-        if name not in self.layers:
-            near = nearest_names(name, self.layers)
-            raise LayerError(
-                f"'{self.path}' has no map at '{name}', only at {', '.join(self.layers)}"
-                + (f"; {near}" if near else ": make it again with that --layer")
-            )
-        return self.layers.index(name)
-
-    def _map_name(self, method: int, layer: int) -> str:
-        return cam_output(self.methods[method], first=method == 0, layer=layer)
 
     def _pass(
         self,
@@ -508,20 +438,11 @@ class CamModel:
         inputs: Mapping[str, NDArray[Any]],
     ) -> dict[str, NDArray[Any]]:
         """The outputs ``names`` for that ``part`` of the pictures; a fixed batch is filled with repeats of the last."""
-        if self._session is None:
-            raise ArtifactError(f"'{self.path}' is closed: load it again")
         count = part.stop - part.start
         surplus = (self._batch or count) - count
         filled = {name: np.concatenate([x[part], x[part][-1:].repeat(surplus, 0)]) for name, x in feeds.items()}
-        feed = {**inputs, **filled}
-        lacking = [name for name in self._inputs if name not in feed]
-        if lacking:
-            raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
-        try:
-            values = self._session.run(names, feed)
-        except _ORT_ERRORS as error:
-            raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
-        return {name: value[:count] for name, value in zip(names, values, strict=True)}
+        values = self._engine.run(names, {**inputs, **filled})
+        return {name: value[:count] for name, value in values.items()}
 
     def _run(
         self,
@@ -533,10 +454,10 @@ class CamModel:
     ) -> Iterator[Explanation]:
         score = self.info.score
         _, k = shown
-        maps = self.map_outputs(k)
+        maps = self.maps.outputs(k)
         activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
         names = [EXPLAINED_CLASS, AGAINST_CLASS, SCORE, score.output, activations, gradients, *maps.values()]
-        names = [name for name in names if name in self._given]
+        names = [name for name in names if name in self._engine.outputs]
         tensors = np.stack([each.tensor for each in prepared])
         values = self.outputs(tensors, names, classes=classes, others=against, inputs=inputs)
         output = values[score.output]
@@ -561,6 +482,13 @@ class CamModel:
             ]
             yield replace(first, others=tuple(others))
 
+    def _refuse_not_finite(self, what: str, values: NDArray[Any] | float) -> None:
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{what} of '{self.path}' is NaN or infinite for this picture: look for such values in the weights, or "
+                "run a half-precision model in float32"
+            )
+
     def _one_of(self, values: NDArray[Any], position: int) -> NDArray[Any]:
         """What ``values`` of one picture say of the class explained at ``position``."""
         found: NDArray[Any] = values if self.explained == 1 else values[position]
@@ -582,6 +510,8 @@ class CamModel:
     ) -> Explanation:
         m, k = shown
         found = answer(self.info.score, output, explained=index, number=number, region=region)
+        self._refuse_not_finite(f"the answer '{self.info.score.output}'", found.score)
+        self._refuse_not_finite(f"the map by '{self.methods[m]}'", cams[self.methods[m]])
         return Explanation(
             class_index=index,
             label=self.labels[index] if self.labels and index is not None else None,
@@ -596,92 +526,17 @@ class CamModel:
             placement=prepared.placement,
             labels=self.labels,
             method=self.methods[m],
-            layer=self.info.image_input if self.methods[m] in self.info.picture_methods else self.layers[k],
+            layer=self.maps.place(m, k),
             cams=cams,
             explain=self.info.explain,
             against=against,
         )
 
 
-def installed_providers() -> tuple[str, ...]:
-    """The execution providers of the ONNX Runtime that is installed, in its order: the best first."""
-    return tuple(ort.get_available_providers())
-
-
-def default_providers() -> tuple[str, ...]:
-    """Those of `installed_providers` that are taken when none is named, best first."""
-    return tuple(name for name in installed_providers() if name not in _BY_NAME_ONLY)
-
-
-def _check_file(path: Path) -> None:
-    if not path.exists():
-        raise ArtifactError(f"there is no file '{path}'")
-    if not path.is_file():
-        raise ArtifactError(f"'{path}' is not a file: name an artifact, NAME.cam.onnx")
-    if path.stat().st_size == 0:
-        raise ArtifactError(f"'{path}' is empty: export or download the model again")
-
-
-def _session(path: Path, providers: str | Sequence[str] | None) -> ort.InferenceSession:
-    wanted = _providers(providers)
-    ort.set_default_logger_severity(_QUIET)
-    options = ort.SessionOptions()
-    options.log_severity_level = _QUIET
-    try:
-        session = _start(path, options, wanted)
-    except _ORT_ERRORS as error:
+def _info(engine: Engine) -> ArtifactInfo:
+    if engine.metadata is None:
         raise ArtifactError(
-            f"'{path}' is not an ONNX file that this ONNX Runtime can load: {_first_line(error)}"
-        ) from None
-    lost = [name for name in wanted if name not in session.get_providers()]
-    if lost:
-        warnings.warn(
-            f"{', '.join(lost)} is installed but could not start (a driver or library is missing), so "
-            f"{session.get_providers()[0]} runs the model",
-            RuntimeWarning,
-            stacklevel=4,
+            f"'{engine.path}' is a plain ONNX model without a CAM: make an artifact of it with "
+            f"'onnxcam attach {engine.path}'"
         )
-    return session
-
-
-def _start(path: Path, options: ort.SessionOptions, wanted: Sequence[str]) -> ort.InferenceSession:
-    """A session on ``wanted``, or else on the CPU. (ONNX Runtime's own fallback prints to stdout.)"""
-    try:
-        return ort.InferenceSession(fspath(path), options, providers=list(wanted), enable_fallback=0)
-    except _ORT_ERRORS:
-        if tuple(wanted) == ("CPUExecutionProvider",):
-            raise
-        return ort.InferenceSession(fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
-
-
-def _providers(names: str | Sequence[str] | None) -> list[str]:
-    """The installed providers that ``names`` mean. Raises `ProviderError` for one that is not installed."""
-    installed = installed_providers()
-    if not names:
-        return list(default_providers())
-    suffix = "ExecutionProvider"
-    by_short_name = {name.removesuffix(suffix).casefold(): name for name in installed}
-    found = []
-    for name in [names] if isinstance(names, str) else names:
-        short = name.casefold().removesuffix(suffix.casefold())
-        if short not in by_short_name:
-            near = nearest_names(short, by_short_name)
-            raise ProviderError(
-                f"execution provider '{name}' is not installed: this ONNX Runtime has {', '.join(by_short_name)}"
-                + (f"; {near}" if near else "")
-            )
-        found.append(by_short_name[short])
-    return found
-
-
-def _info(session: ort.InferenceSession, path: Path) -> ArtifactInfo:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise ArtifactError(
-            f"'{path}' is a plain ONNX model without a CAM: make an artifact of it with 'onnxcam attach {path}'"
-        )
-    return ArtifactInfo.from_json(text)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
+    return ArtifactInfo.from_json(engine.metadata)

@@ -11,7 +11,7 @@ from onnxcam.cli import main
 
 def test_providers_marks_the_one_that_is_taken(monkeypatch):
     names = ["AzureExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr("onnxcam.runtime.session.ort.get_available_providers", lambda: names)
+    monkeypatch.setattr("onnxcam.runtime.providers.ort.get_available_providers", lambda: names)
     shown = CliRunner().invoke(main, ["providers"]).stdout.splitlines()
     assert shown == ["AzureExecutionProvider", "CUDAExecutionProvider  <- default", "CPUExecutionProvider"]
     rows = [json.loads(line) for line in CliRunner().invoke(main, ["providers", "--json"]).stdout.splitlines()]

@@ -508,3 +508,12 @@ def test_the_picture_itself_can_be_a_target(tmp_path):
     once = graph_of(report.path)
     onnxcam.attach(report.path, replace=True, layer=["image", "last"])
     assert graph_of(report.path) == once
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_named(tmp_path, value):
+    weights = random(6, 4, 3, 3)
+    weights[2, 1, 0, 0] = value
+    with pytest.raises(VerificationError, match=r"the gradient at layer 'first' holds NaN .* the weight 'w2'"):
+        attach(tmp_path, cnn(w2=weights), layer="first")
+    assert not [*tmp_path.glob("*.cam.onnx*")]

@@ -355,6 +355,8 @@ def test_scores_that_are_no_number_are_named_and_not_drawn(tmp_path):
     assert np.isfinite(explained(path, picture(), "gradcam").cam).all()
     with pytest.raises(InputError, match="score of a changed picture is NaN or infinite, so 'occlusion' has no map"):
         explained(path, picture(), "occlusion", window=8)
+    with pytest.raises(InputError, match=r"the answer 'logits' of '.*' is NaN or infinite for this picture"):
+        explained(path, np.zeros_like(picture()), "gradcam")
 
 
 @pytest.mark.parametrize("name", ["scorecam", "integrated-gradients", "occlusion"])

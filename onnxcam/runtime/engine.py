@@ -1,0 +1,123 @@
+"""A model file, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+__all__ = ["Engine"]
+
+import warnings
+from collections.abc import Mapping, Sequence
+from os import fspath
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from onnxcam.contract import METADATA_KEY
+from onnxcam.errors import ArtifactError, InputError
+from onnxcam.runtime.providers import named_providers
+
+_ORT_ERRORS = (
+    RuntimeError,
+    ValueError,
+    *(
+        getattr(ort_state, name)
+        for name in (
+            "EPFail",
+            "EngineError",
+            "Fail",
+            "InvalidArgument",
+            "InvalidGraph",
+            "InvalidProtobuf",
+            "NoModel",
+            "NoSuchFile",
+            "NotImplemented",
+            "RuntimeException",
+        )
+    ),
+)
+_QUIET = 4  # of ONNX Runtime's severities, fatal: all else comes back as an exception
+
+
+class Engine:
+    """The model file at ``path``, ready to run.
+
+    providers: those that really run it, best first.
+    inputs, outputs: their shapes by name; an open axis is its name, or None. Inputs that may be left out are not named.
+    metadata: the text under `METADATA_KEY`; None where there is none.
+
+    Raises `ArtifactError` if ONNX Runtime cannot load the file, and `ProviderError` if a provider is not installed.
+    """
+
+    def __init__(self, path: Path, providers: str | Sequence[str] | None) -> None:
+        _check_file(path)
+        session = _session(path, providers)
+        self.path = path
+        self.providers: tuple[str, ...] = tuple(session.get_providers())
+        self.inputs: dict[str, list[int | str | None]] = {x.name: x.shape for x in session.get_inputs()}
+        self.outputs: dict[str, list[int | str | None]] = {y.name: y.shape for y in session.get_outputs()}
+        self.metadata: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self._running: ort.InferenceSession | None = session
+
+    def close(self) -> None:
+        """Give session and device memory back. May be called twice."""
+        self._running = None
+
+    def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs ``names`` in one pass. Raises `InputError` where an input lacks or the model cannot take one."""
+        if self._running is None:
+            raise ArtifactError(f"'{self.path}' is closed: load it again")
+        lacking = [name for name in self.inputs if name not in feed]
+        if lacking:
+            raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
+        try:
+            values = self._running.run(list(names), dict(feed))
+        except _ORT_ERRORS as error:
+            raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
+        return dict(zip(names, values, strict=True))
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise ArtifactError(f"there is no file '{path}'")
+    if not path.is_file():
+        raise ArtifactError(f"'{path}' is not a file: name an artifact, NAME.cam.onnx")
+    if path.stat().st_size == 0:
+        raise ArtifactError(f"'{path}' is empty: export or download the model again")
+
+
+def _session(path: Path, providers: str | Sequence[str] | None) -> ort.InferenceSession:
+    wanted = named_providers(providers)
+    ort.set_default_logger_severity(_QUIET)
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    try:
+        session = _start(path, options, wanted)
+    except _ORT_ERRORS as error:
+        raise ArtifactError(
+            f"'{path}' is not an ONNX file that this ONNX Runtime can load: {_first_line(error)}"
+        ) from None
+    lost = [name for name in wanted if name not in session.get_providers()]
+    if lost:
+        warnings.warn(
+            f"{', '.join(lost)} is installed but could not start (a driver or library is missing), so "
+            f"{session.get_providers()[0]} runs the model",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+    return session
+
+
+def _start(path: Path, options: ort.SessionOptions, wanted: Sequence[str]) -> ort.InferenceSession:
+    """A session on ``wanted``, or else on the CPU. (ONNX Runtime's own fallback prints to stdout.)"""
+    try:
+        return ort.InferenceSession(fspath(path), options, providers=list(wanted), enable_fallback=0)
+    except _ORT_ERRORS:
+        if tuple(wanted) == ("CPUExecutionProvider",):
+            raise
+        return ort.InferenceSession(fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(". ") if str(error).strip() else type(error).__name__
