@@ -20,6 +20,7 @@ from onnxcam.cli.options import (
     perturbation_options,
     provider_option,
     render_options,
+    resize_option,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 @click.option(
     "--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many of the likeliest classes to list."
 )
+@resize_option
 @render_options
 @click.option("--box", type=Numbers(), metavar="X,Y,WIDTH,HEIGHT", help="Of a segmentation: the part that counts.")
 @click.option("--point", type=Numbers(), metavar="X,Y", help="Of a segmentation: the pixel that counts.")
@@ -86,6 +88,7 @@ def image(
     as_json: bool,
     max_pixels: int | None,
     overwrite: bool,
+    resize: Any,
     **style: Any,
 ) -> None:
     """Explain pictures: class, probability and time on stdout, and the picture with the heat of its class.
@@ -115,7 +118,7 @@ def image(
     jobs = _jobs(inputs, output, overwrite=overwrite)
     console = Console(stderr=True)
     failures: list[OnnxCamError] = []
-    with load(model, providers=providers or None) as loaded:
+    with load(model, providers=providers or None, resize=resize) as loaded:
         choice: dict[str, Any] = {
             "class_index": chosen_classes(class_index, loaded.explained),
             "against": against,

@@ -16,6 +16,7 @@ __all__ = [
     "perturbation_options",
     "provider_option",
     "render_options",
+    "resize_option",
     "score_option",
 ]
 
@@ -25,7 +26,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from onnxcam.contract import ScoreKind
+from onnxcam.contract import ResizeMode, ScoreKind
 from onnxcam.runtime.perturbation import METHODS
 from onnxcam.runtime.perturbation.options import DEFAULT_BATCH
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS
@@ -91,6 +92,12 @@ provider_option = click.option(
     multiple=True,
     metavar="NAME",
     help="Execution provider, e.g. cpu or cuda; may be repeated, best first.  [default: the best installed]",
+)
+
+resize_option = click.option(
+    "--resize",
+    type=click.Choice(get_args(ResizeMode)),
+    help="How pictures are brought to the input size: distorted, cut to the middle, or whole with a border.",
 )
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace results that are already there.")
@@ -241,11 +248,7 @@ def artifact_options(function: F) -> F:
             type=click.FloatRange(0, 1, min_open=True),
             help="Share of the picture that the centre crop keeps.",
         ),
-        click.option(
-            "--resize",
-            type=click.Choice(["stretch", "crop", "letterbox"]),
-            help="How pictures are brought to the input size.",
-        ),
+        resize_option,
         click.option("--std", type=Numbers(), help="Standard deviation per channel, in 0..1."),
         click.option("--mean", type=Numbers(), help="Mean per channel, in 0..1, for preprocessing."),
         click.option(

@@ -19,6 +19,7 @@ from onnxcam.cli.options import (
     perturbation_options,
     provider_option,
     render_options,
+    resize_option,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _STRETCHES = 20  # as many as a screen shows
     metavar="N",
     help="Explain one frame in N, and keep its heat until the next.",
 )
+@resize_option
 @render_options
 @overwrite_option
 @provider_option
@@ -70,6 +72,7 @@ def video(
     overwrite: bool,
     providers: tuple[str, ...],
     as_json: bool,
+    resize: Any,
     **style: Any,
 ) -> None:
     """Explain every frame of the video INPUT, and write it with its sound as H.264 that plays anywhere.
@@ -92,7 +95,10 @@ def video(
     output = output or video_path.parent / f"{video_path.stem}_cam.mp4"
     check_output(output, source=video_path, overwrite=overwrite)
     frames: list[ExplainedFrame] = []
-    with load(model, providers=providers or None) as cam_model, frame_progress(video_path.name) as (start, advance):
+    with (
+        load(model, providers=providers or None, resize=resize) as cam_model,
+        frame_progress(video_path.name) as (start, advance),
+    ):
 
         def on_start(info: VideoInfo) -> None:
             start(info.frames or (info.duration and round(info.duration * info.average_rate)) or None)

@@ -28,6 +28,7 @@ from onnxcam.contract import (
     SCORE_WEIGHTS,
     ArtifactInfo,
     Preprocess,
+    ResizeMode,
     layer_output,
 )
 from onnxcam.errors import (
@@ -65,17 +66,20 @@ def load(
     *,
     providers: str | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
+    resize: ResizeMode | None = None,
 ) -> CamModel:
     """The artifact at ``path``, ready to run; None is the model that ships.
 
     providers: names such as ``"cpu"``, ``"cuda"`` or ``"CUDAExecutionProvider"``, best first; None is all that are
         installed in ONNX Runtime's order, except TensorRT and Azure, which are used when asked for by name.
     preprocess: takes the place of what the artifact says about its input.
+    resize: takes the place of its resize mode alone: with ``"letterbox"`` or ``"stretch"`` a model that crops sees all
+        of a wide picture.
 
     Raises `ArtifactError` if the file is missing or no artifact this version can run, and `ProviderError` if a
     provider is not installed. Warns (`RuntimeWarning`) if one is installed but could not start.
     """
-    return CamModel(path, providers=providers, preprocess=preprocess)
+    return CamModel(path, providers=providers, preprocess=preprocess, resize=resize)
 
 
 class CamModel:
@@ -97,12 +101,15 @@ class CamModel:
         *,
         providers: str | Sequence[str] | None = None,
         preprocess: Preprocess | None = None,
+        resize: ResizeMode | None = None,
     ) -> None:
         self.path = shipped_model() if path is None else Path(path)
         self._engine = engine = Engine(self.path, providers)
         self.info = _info(engine)
         self.providers = engine.providers
         self.preprocess = preprocess or self.info.preprocess
+        if resize and self.preprocess:
+            self.preprocess = replace(self.preprocess, resize=resize)
         self.labels = self.info.labels
         self.classes = self.info.score.classes
         self.explained = self.info.score.explained

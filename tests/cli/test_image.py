@@ -178,3 +178,12 @@ def test_views_are_averaged_and_the_heat_stays_on_the_half_of_the_class(folder):
     shutil.copy("cat_cam.png", "views.png")
     assert image("cat.jpg", "--class", "espresso", "--no-caption", "--overwrite").exit_code == 0
     assert not np.array_equal(cv2.imread("views.png"), cv2.imread("cat_cam.png"))
+
+
+def test_a_picture_is_seen_whole_with_a_border(folder):
+    assert image("cat.jpg", "--class", "tabby", "--no-caption", "-o", "cut.png").exit_code == 0
+    assert image("cat.jpg", "--class", "tabby", "--no-caption", "-o", "all.png", "--resize", "letterbox").exit_code == 0
+    width = cv2.imread(str(SAMPLE)).shape[1]
+    border = (width - cv2.imread(str(SAMPLE)).shape[0]) // 2  # that the model that ships cuts off on either side
+    cut, whole = heat("cut.png"), heat("all.png")
+    assert cut[:, : border - 20].max() < 30 < whole[:, : border - 20].max()  # JPEG and colour rounding aside
