@@ -7,6 +7,7 @@ ONNX file, `verify` checks one, and `autodiff` differentiates ONNX graphs. Each 
 from __future__ import annotations
 
 __all__ = [
+    "BoxInfo",
     "CamModel",
     "Explanation",
     "Perturbation",
@@ -26,7 +27,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnxcam import contract, errors
-from onnxcam.contract import Preprocess
+from onnxcam.contract import BoxInfo, Preprocess
 
 if TYPE_CHECKING:
     from onnxcam import autodiff, methods

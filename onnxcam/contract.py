@@ -12,11 +12,16 @@ __all__ = [
     "ACTIVATIONS",
     "AGAINST_CLASS",
     "AGAINST_INDEX",
+    "BOX_INDEX",
+    "BOX_THRESHOLD",
     "CAM",
     "CLASS_INDEX",
     "CONTRACT_VERSION",
     "DEFAULT_AGAINST_INDEX",
+    "DEFAULT_BOX_INDEX",
+    "DEFAULT_BOX_THRESHOLD",
     "DEFAULT_CLASS_INDEX",
+    "EXPLAINED_BOXES",
     "EXPLAINED_CLASS",
     "GRADIENTS",
     "METADATA_KEY",
@@ -25,6 +30,7 @@ __all__ = [
     "SCORE_REGION",
     "SCORE_WEIGHTS",
     "ArtifactInfo",
+    "BoxInfo",
     "Explain",
     "Fuse",
     "LayerInfo",
@@ -37,7 +43,7 @@ __all__ = [
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from onnxcam.errors import ArtifactError
@@ -61,7 +67,14 @@ SCORE_REGION = "score_region"
 """Optional input of an artifact that explains a segmentation: float32 [N, H, W] at the output's resolution, or what is
 broadcast to it. How much each pixel counts; where it is negative, as it is by default, the explained class's own
 predicted mask does."""
-SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS, SCORE_REGION)
+BOX_INDEX = "box_index"
+"""Optional input of an artifact that explains one box of a detector: int64 [N] or [1]. A negative value is a rank: -1
+the box at which the explained class is likeliest."""
+DEFAULT_BOX_INDEX = -1
+BOX_THRESHOLD = "box_threshold"
+"""Optional input of an artifact that explains all boxes of a class: float32 [N] or [1], the probability above which."""
+DEFAULT_BOX_THRESHOLD = 0.25
+SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS, SCORE_REGION, BOX_INDEX, BOX_THRESHOLD)
 """Every input that an explanation may add."""
 
 CAM = "cam"
@@ -73,6 +86,8 @@ GRADIENTS = "gradients"
 """Output, shaped as the feature map: dy^c/dA. With K classes, [N, K, …]: K of them, an axis behind the images."""
 EXPLAINED_CLASS = "explained_class"
 """Output, int64 [N], with K classes [N, K]: the class that was explained."""
+EXPLAINED_BOXES = "explained_boxes"
+"""Output, bool [N, boxes], with K classes [N, K, boxes]: the boxes at which the class was explained."""
 SCORE = "score"
 """Output, float32 [N]: y, where it is of no class."""
 AGAINST_CLASS = "against_class"
@@ -85,9 +100,9 @@ ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "NCDHW", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
-ScoreKind = Literal["class", "weights", "number", "segmentation"]
+ScoreKind = Literal["class", "weights", "number", "segmentation", "boxes"]
 """What y is: the score of a ``class``; Σ ``weights`` · output; a ``number`` that the model gives for each image; the
-score of a class over a region of a ``segmentation``."""
+score of a class over a region of a ``segmentation``, or at a detector's ``boxes``."""
 Explain = Literal["class", "counterfactual", "contrast"]
 """Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
 Fuse = Literal["mean", "max"]
@@ -153,11 +168,41 @@ class LayerInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BoxInfo:
+    """How a detector gives its boxes.
+
+    every: whether all likely boxes of the class are explained, or one.
+    objectness: whether a number after the sides says how likely there is anything; it multiplies the class's.
+    background: whether the last of the class scores is that of no object.
+    corners: whether the sides are left, top, right and bottom; else centre, width and height.
+    relative: whether they are shares of the input's size; else its pixels. None is as it is usual.
+    axis: along which axis of the class scores, 1 or 2, the numbers of a box lie; 0 is the shorter. ``first`` is that of
+        the first class's.
+    output: the output with the sides.
+    """
+
+    every: bool = False
+    objectness: bool = False
+    background: bool = False
+    corners: bool = False
+    relative: bool | None = None
+    axis: int = 0
+    first: int = 0
+    output: str = ""
+
+    def completed(self, *, output: str, axis: int, first: int, relative: bool) -> BoxInfo:
+        """The same with what the graph tells; what is said already stays."""
+        known = relative if self.relative is None else self.relative
+        return replace(self, output=output, axis=axis, first=first, relative=known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreInfo:
     """What is explained: ``output`` is the model's own class output [N, classes], and ``activation`` what turns
     it into probabilities (``identity`` where the model ends in a softmax of its own).
 
     classes: of the output; 0 where y is of no class.
+    boxes: of a detector.
     explained: how many classes of each image are explained in one run, K. From two on, maps are [N, K, h, w].
     """
 
@@ -166,6 +211,7 @@ class ScoreInfo:
     classes: int
     kind: ScoreKind = "class"
     explained: int = 1
+    boxes: BoxInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,7 +271,10 @@ class ArtifactInfo:
             )
             values["methods"] = tuple(content["methods"])
             values["picture_methods"] = tuple(content.get("picture_methods", ()))
-            values["score"] = ScoreInfo(**_only(ScoreInfo, content["score"]))
+            score = _only(ScoreInfo, content["score"])
+            if score.get("boxes") is not None:
+                score["boxes"] = BoxInfo(**_only(BoxInfo, score["boxes"]))
+            values["score"] = ScoreInfo(**score)
             if content.get("preprocess") is not None:
                 values["preprocess"] = Preprocess(**_tuples(_only(Preprocess, content["preprocess"]), "mean", "std"))
             if content.get("labels") is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnxcam.cli.options import InputSize, artifact_options
+from onnxcam.cli.options import InputSize, artifact_options, box_info
 
 
 @click.command()
@@ -42,6 +42,8 @@ def attach(
     methods: tuple[str, ...],
     score: Any,
     classes: int,
+    boxes: str,
+    box_form: tuple[str, ...],
     explain: Any,
     fuse: Any,
     eigen_smooth: bool,
@@ -92,6 +94,7 @@ def attach(
         method=methods,
         score=score,
         classes=classes,
+        boxes=box_info(score, boxes, box_form),
         explain=explain,
         fuse=fuse,
         eigen_smooth=eigen_smooth,
@@ -133,6 +136,9 @@ def score_text(score: Any) -> str:
     several = f", {score.explained} explained in one run" if score.explained > 1 else ""
     kinds = {"class": f"{score.classes} classes{several}", "weights": "a weighting of it", "number": "itself"}
     kinds["segmentation"] = f"segmentation, {kinds['class']}"
+    if score.boxes:
+        every = "all boxes" if score.boxes.every else "one box"
+        kinds["boxes"] = f"{kinds['class']} at {every} of a detector"
     return f"{score.output}, {kinds[score.kind]}"
 
 

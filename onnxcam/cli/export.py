@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxcam.cli.attach import show_report
-from onnxcam.cli.options import InputSize, artifact_options
+from onnxcam.cli.options import InputSize, artifact_options, box_info
 
 
 @click.command()
@@ -26,6 +26,8 @@ def export(
     methods: tuple[str, ...],
     score: Any,
     classes: int,
+    boxes: str,
+    box_form: tuple[str, ...],
     explain: Any,
     fuse: Any,
     eigen_smooth: bool,
@@ -76,6 +78,7 @@ def export(
         method=methods,
         score=score,
         classes=classes,
+        boxes=box_info(score, boxes, box_form),
         explain=explain,
         fuse=fuse,
         eigen_smooth=eigen_smooth,

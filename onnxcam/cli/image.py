@@ -53,6 +53,12 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 @click.option(
     "--mask", type=click.Path(path_type=Path), help="Of a segmentation: a picture, not black where the picture counts."
 )
+@click.option("--box-index", type=int, metavar="N|RANK", help="Of a detector: the box; -1 is the class's likeliest.")
+@click.option(
+    "--box-threshold",
+    type=click.FloatRange(0, 1),
+    help="Of a detector, all of whose boxes of a class are explained: the least probability.  [default: 0.25]",
+)
 @click.option(
     "--input",
     "arrays",
@@ -83,6 +89,8 @@ def image(
     box: tuple[float, ...] | None,
     point: tuple[float, ...] | None,
     mask: Path | None,
+    box_index: int | None,
+    box_threshold: float | None,
     arrays: tuple[str, ...],
     providers: tuple[str, ...],
     as_json: bool,
@@ -130,7 +138,7 @@ def image(
             "augment": augment,
         }
         loaded.check(**choice)
-        choice |= _arrays(arrays) | {"box": box, "point": point}
+        choice |= _arrays(arrays) | {"box": box, "point": point, "box_index": box_index, "box_threshold": box_threshold}
         choice["mask"] = None if mask is None else read_picture(mask).any(axis=2)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
@@ -238,6 +246,7 @@ def _json(source: Path, target: Path, explanation: Explanation, milliseconds: fl
             "label": explanation.label,
             "score": explanation.score,
             "against": explanation.against,
+            "boxes": None if explanation.boxes is None else explanation.boxes.round(2).tolist(),
             "method": explanation.method,
             "layer": explanation.layer,
             "classes": [

@@ -7,6 +7,7 @@ __all__ = [
     "Names",
     "Numbers",
     "artifact_options",
+    "box_info",
     "choice_options",
     "chosen_classes",
     "json_option",
@@ -195,6 +196,26 @@ def perturbation_options(function: F) -> F:
     return function
 
 
+def box_info(kind: str, boxes: str, form: tuple[str, ...]) -> Any:
+    """What ``--boxes`` and ``--box-form`` say of a detector; None where the score is of none."""
+    from onnxcam.contract import BoxInfo
+    from onnxcam.errors import ExportError
+
+    if kind != "boxes":
+        if boxes != "one" or form:
+            raise ExportError("--boxes and --box-form are of a detector: take --score boxes with them")
+        return None
+    if {"relative", "pixels"} <= set(form):
+        raise ExportError("the sides of a box are shares of the input's size or its pixels, not both: name one")
+    return BoxInfo(
+        every=boxes == "all",
+        objectness="objectness" in form,
+        background="background" in form,
+        corners="corners" in form,
+        relative=True if "relative" in form else False if "pixels" in form else None,
+    )
+
+
 def render_options(function: F) -> F:
     """``--layout``, ``--alpha``, ``--colormap`` and ``--caption/--no-caption``, under the names `render` takes."""
     for option in (
@@ -228,7 +249,8 @@ score_option = click.option(
     default="class",
     show_default=True,
     help="What is explained: the score of a class; a weighting of the output, given when the file runs; the output "
-    "itself, one number an image; of a segmentation, the score of a class where it is predicted, or over a region.",
+    "itself, one number an image; of a segmentation, the score of a class where it is predicted, or over a region; "
+    "that at a detector's boxes.",
 )
 
 
@@ -269,6 +291,20 @@ def artifact_options(function: F) -> F:
             show_default=True,
             metavar="K",
             help="Explain so many classes of each picture in one run: the top K, or those chosen then.",
+        ),
+        click.option(
+            "--boxes",
+            type=click.Choice(["one", "all"]),
+            default="one",
+            show_default=True,
+            help="Of a detector: explain one box, or all of the class.",
+        ),
+        click.option(
+            "--box-form",
+            multiple=True,
+            type=click.Choice(["objectness", "background", "corners", "relative", "pixels"]),
+            help="Of a detector: a number behind the sides says how likely there is anything; the last class is none; "
+            "sides are left, top, right, bottom; they are shares of the input's size, or its pixels. May be repeated.",
         ),
         click.option(
             "--explain",

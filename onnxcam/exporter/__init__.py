@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onnxcam.contract import ACTIVATIONS, GRADIENTS, SCORE, Explain, Fuse, Preprocess, ScoreKind, layer_output
+from onnxcam.contract import ACTIVATIONS, GRADIENTS, SCORE, BoxInfo, Explain, Fuse, Preprocess, ScoreKind, layer_output
 from onnxcam.errors import ExportError, MissingExtraError, VerificationError
 
 try:
@@ -54,6 +54,7 @@ def export(
     score: ScoreKind | Callable[[Any], Any] = "class",
     output: str | int | None = None,
     classes: int = 1,
+    boxes: BoxInfo | None = None,
     explain: Explain = "class",
     fuse: Fuse | None = None,
     eigen_smooth: bool = False,
@@ -78,6 +79,8 @@ def export(
     output: which output is explained, where the model returns several: a key, an attribute, or a position.
     classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
         file runs. From two on, maps are [N, K, h, w].
+    boxes: of the score ``"boxes"``, a class's score at a detector's boxes: how the model gives them, and whether one is
+        explained or all of the class.
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
         for it rather than for another (of y_c - y_d): the likeliest other one, or the one chosen when the file runs.
     fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
@@ -103,7 +106,7 @@ def export(
         names = [modules.INPUT]
     elif layer is None:
         plain = modules.export_module(model, example, (), function)
-        names = [default_module(plain, _score(plain.model.graph, score, output, classes).value)]
+        names = [default_module(plain, _score(plain.model.graph, score, output, classes, boxes).value)]
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
         # refuses a layer off the way to the score
@@ -134,7 +137,7 @@ def export(
             Target(name=name, value=value, layout=layouts.get(value, NCHW), module=name)
             for name, value in zip(names, exported.targets, strict=True)
         ],
-        score=_score(exported.model.graph, score, output, classes),
+        score=_score(exported.model.graph, score, output, classes, boxes),
         image=image,
         options=options,
     )
@@ -160,14 +163,20 @@ def export(
     return ExportReport(path=path, info=info, dynamic_batch=exported.dynamic_batch, errors=errors)
 
 
-def _score(graph: ir.Graph, score: ScoreKind | Callable[[Any], Any], output: str | int | None, classes: int) -> Score:
+def _score(
+    graph: ir.Graph,
+    score: ScoreKind | Callable[[Any], Any],
+    output: str | int | None,
+    classes: int,
+    boxes: BoxInfo | None,
+) -> Score:
     """The score that `export` was asked for, in the ``graph`` that torch exported."""
     if callable(score):
         if output is not None:
             raise ExportError("a score that is a function is given all outputs: leave output out")
         return find_score(graph, kind="number", output=SCORE, classes=classes)
     name = output_name([y.name or "" for y in graph.outputs], output)
-    return find_score(graph, kind=score, output=name, classes=classes)
+    return find_score(graph, kind=score, output=name, classes=classes, boxes=boxes)
 
 
 def _refuse_folder(path: Path) -> None:

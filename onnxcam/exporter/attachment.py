@@ -18,6 +18,7 @@ from onnxcam.contract import (
     GRADIENTS,
     METADATA_KEY,
     ArtifactInfo,
+    BoxInfo,
     Explain,
     Fuse,
     ImageLayout,
@@ -50,6 +51,7 @@ def attach(
     method: str | Sequence[str] = "gradcam",
     score: ScoreKind = "class",
     classes: int = 1,
+    boxes: BoxInfo | None = None,
     explain: Explain = "class",
     fuse: Fuse | None = None,
     eigen_smooth: bool = False,
@@ -75,6 +77,8 @@ def attach(
         summed over where it is predicted, or over a region that is given when the file runs.
     classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
         file runs. From two on, maps are [N, K, h, w].
+    boxes: of the score ``"boxes"``, a class's score at a detector's boxes: how the model gives them, and whether one is
+        explained or all of the class.
     explain: ``"counterfactual"`` makes maps of what speaks against the class (of -y_c), ``"contrast"`` of what speaks
         for it rather than for another (of y_c - y_d): the likeliest other one, or the one chosen when the file runs.
     fuse: ``"mean"`` or ``"max"`` joins the maps of several layers into one, each scaled to 0-1 before; see
@@ -99,7 +103,7 @@ def attach(
     target_path = _checked_path(source, path, renew=old is not None)
     prepare(model, str(source), output=output)
     image = picture_input(model.graph.inputs, image_input)
-    explained = find_score(model.graph, kind=score, output=output, classes=classes)
+    explained = find_score(model.graph, kind=score, output=output, classes=classes, boxes=boxes)
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,

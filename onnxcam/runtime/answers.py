@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Answer", "answer", "probabilities"]
+__all__ = ["Answer", "Detections", "answer"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +11,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.contract import Activation, ScoreInfo
+from onnxcam.runtime.detections import class_likelihoods, distinct, picture_boxes
+from onnxcam.runtime.geometry import Placement
+from onnxcam.runtime.probabilities import probabilities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """``score``, ``scores`` and ``region`` of an `Explanation`."""
+    """``score``, ``scores``, ``region`` and ``boxes`` of an `Explanation`."""
 
     score: float
     scores: NDArray[np.float32]
     region: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detections:
+    """The output with a picture's boxes, which of them were explained, and where the picture lies in the input."""
+
+    sides: NDArray[Any]
+    marked: NDArray[np.bool_]
+    placement: Placement
 
 
 def answer(
@@ -29,9 +42,11 @@ def answer(
     explained: int | None,
     number: float,
     region: NDArray[np.float32] | None,
+    detections: Detections | None,
 ) -> Answer:
     """What ``output`` of one picture says of the class ``explained``, or where it is none, that y is ``number``.
 
+    detections: of a detector.
     region: that was asked for, at the output's resolution; where negative, the class's own predicted mask counts.
     """
     if explained is None:
@@ -41,19 +56,13 @@ def answer(
         found = own if region is None else np.where(region < 0, own, region)
         scores = _over(output, found, info.activation)
         return Answer(score=float(scores[explained]), scores=scores, region=found.astype(np.float32))
+    if detections is not None and info.boxes is not None:
+        likely = class_likelihoods(output, info)[detections.marked]
+        scores = likely.max(0) if len(likely) else np.zeros(info.classes, np.float32)
+        boxes = picture_boxes(detections.sides, detections.marked, info.boxes, detections.placement)
+        return Answer(score=float(scores[explained]), scores=scores, boxes=distinct(boxes, likely[:, explained]))
     scores = probabilities(output.reshape(1, -1)[:, : info.classes], info.activation)[0]
     return Answer(score=float(scores[explained]), scores=scores)
-
-
-def probabilities(scores: NDArray[Any], activation: Activation) -> NDArray[np.float32]:
-    """The model's class scores [N, K] as probabilities, computed in float64 so that large logits do not overflow."""
-    values = scores.astype(np.float64)
-    if activation == "softmax":
-        values = np.exp(values - values.max(axis=-1, keepdims=True))
-        values /= values.sum(axis=-1, keepdims=True)
-    elif activation == "sigmoid":
-        values = 0.5 * (1 + np.tanh(values / 2))
-    return values.astype(np.float32)
 
 
 def _predicted(output: NDArray[Any], activation: Activation, explained: int) -> NDArray[np.float64]:

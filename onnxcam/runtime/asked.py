@@ -2,16 +2,112 @@
 
 from __future__ import annotations
 
-__all__ = ["rows_of", "weights_input"]
+__all__ = ["Questions", "rows_of", "weights_input"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.contract import SCORE_INPUTS
+from onnxcam.contract import BOX_INDEX, BOX_THRESHOLD, SCORE_INPUTS, SCORE_REGION, SCORE_WEIGHTS, ArtifactInfo
 from onnxcam.errors import InputError
+from onnxcam.runtime.engine import Engine
+from onnxcam.runtime.preprocess import Prepared
+from onnxcam.runtime.regions import Box, Point, box_region, mask_region, point_region
+
+
+class Questions:
+    """What may be asked of the artifact in ``engine`` beyond a class.
+
+    batch: how many images it takes at a time; None is any number.
+    """
+
+    def __init__(self, engine: Engine, info: ArtifactInfo, *, batch: int | None) -> None:
+        self._engine, self._info, self._score, self._path = engine, info, info.score, engine.path
+        self._batch = batch
+
+    def asked(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        score_weights: NDArray[Any] | None,
+        box: Box | None,
+        point: Point | None,
+        mask: NDArray[Any] | None,
+        box_index: int | Sequence[int] | None,
+        box_threshold: float | None,
+    ) -> dict[str, NDArray[Any]]:
+        """The inputs of ``prepared`` images; see `CamModel.explain`. Raises `InputError` where they do not fit."""
+        return {
+            **self._weights(len(prepared), score_weights),
+            **self._boxes(len(prepared), box_index, box_threshold),
+            **self._region(prepared, box=box, point=point, mask=mask),
+        }
+
+    def _weights(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+        if (score_weights is not None) == (SCORE_WEIGHTS not in self._engine.inputs):
+            raise InputError(
+                f"'{self._path}' explains a weighting of its output '{self._score.output}': give score_weights"
+                if score_weights is None
+                else f"'{self._path}' takes no score_weights: make it with --score weights"
+            )
+        if score_weights is None:
+            return {}
+        return {SCORE_WEIGHTS: weights_input(score_weights, self._engine.inputs[SCORE_WEIGHTS], count)}
+
+    def _boxes(
+        self, count: int, box_index: int | Sequence[int] | None, box_threshold: float | None
+    ) -> dict[str, NDArray[Any]]:
+        boxes = self._score.boxes
+        if box_index is not None and (boxes is None or boxes.every):
+            raise InputError(f"'{self._path}' does not explain one box of a detector: leave box_index out")
+        if box_threshold is not None and (boxes is None or not boxes.every):
+            raise InputError(f"'{self._path}' does not explain all boxes of a class: leave box_threshold out")
+        found: dict[str, NDArray[Any]] = {}
+        if box_index is not None:
+            found[BOX_INDEX] = np.atleast_1d(np.asarray(box_index, np.int64))
+            if found[BOX_INDEX].ndim != 1 or len(found[BOX_INDEX]) not in (1, count):
+                raise InputError(f"there are {count} images and box_index is {box_index}: give one, or one each")
+            self._refuse_boxes(found[BOX_INDEX])
+        if box_threshold is not None:
+            found[BOX_THRESHOLD] = np.full(1, box_threshold, np.float32)
+        return found
+
+    def _refuse_boxes(self, indices: NDArray[np.int64]) -> None:
+        """Raise `InputError` where the detector gives no such box, as far as the file tells how many it gives."""
+        shape = self._engine.outputs[self._score.output]
+        count = shape[3 - self._score.boxes.axis] if self._score.boxes else None
+        if not isinstance(count, int):
+            return
+        wrong = [int(i) for i in indices if not -count <= i < count]
+        if wrong:
+            raise InputError(
+                f"there is no box {wrong[0]}: the detector gives {count}, 0 to {count - 1}, and ranks -1 to {-count}"
+            )
+
+    def _region(self, prepared: Sequence[Prepared], **asked: Any) -> dict[str, NDArray[Any]]:
+        given = {name: each for name, each in asked.items() if each is not None}
+        if not given or not prepared:
+            return {}
+        if self._score.kind != "segmentation":
+            raise InputError(f"'{self._path}' takes no {next(iter(given))}: make it with --score segmentation")
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} were given at once: give one of them")
+        ((kind, what),) = given.items()
+        makers: dict[str, Callable[..., NDArray[np.float32]]]
+        makers = {"box": box_region, "point": point_region, "mask": mask_region}
+        height, width = self._output_size(prepared[0])
+        return {SCORE_REGION: np.stack([makers[kind](what, each.placement, height, width) for each in prepared])}
+
+    def _output_size(self, prepared: Prepared) -> tuple[int, int]:
+        """Height and width of the output that is explained; where the file leaves them open, it is run to know."""
+        name = self._score.output
+        height, width = self._engine.outputs[name][-2:]
+        if not (isinstance(height, int) and isinstance(width, int)):
+            tensors = np.stack([prepared.tensor] * (self._batch or 1))
+            height, width = self._engine.run([name], {self._info.image_input: tensors})[name].shape[-2:]
+        return height, width
 
 
 def weights_input(weights: NDArray[Any], shape: Sequence[int | str | None], count: int) -> NDArray[np.float32]:

@@ -41,6 +41,9 @@ class Explanation:
     output: the model's own output that is explained, without the batch axis.
     region: of a segmentation, how much each pixel of ``output`` counts, float32 [H, W]: 1 where the class is predicted,
         or the region that was asked for. ``score`` and ``scores`` are means over it.
+    boxes: of a detector, those that were explained: left, top, right and bottom in pixels of the picture, float32
+        [n, 4]. Of several that lie on each other by half or more, the likeliest. ``score`` and ``scores`` are the
+        greatest at all of them, 0 where there is none.
     others: where the artifact explains several classes of each picture, the explanations of those after the first;
         `classes` has all, and `of` finds one.
     explain: what the map tells the reasons of: the ``class``, its ``counterfactual``, or its ``contrast`` with the
@@ -67,6 +70,7 @@ class Explanation:
     against: int | None = None
     output: NDArray[Any] | None = None
     region: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] | None = None
     others: tuple[Explanation, ...] = ()
 
     @property

@@ -29,8 +29,9 @@ from onnxcam.errors import InputError
 from onnxcam.runtime.choices import ClassChoice
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.perturbation import Perturbation
+from onnxcam.runtime.preprocess import Prepared
 from onnxcam.runtime.render import render
-from onnxcam.runtime.session import CamModel, Prepared
+from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.sinks import VideoSink, check_output
 from onnxcam.runtime.sources import Frame, VideoInfo, VideoSource
 from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, Layout

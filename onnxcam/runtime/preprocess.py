@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Picture", "as_bgr", "model_input"]
+__all__ = ["Picture", "Prepared", "as_bgr", "model_input"]
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import cv2
@@ -16,6 +17,16 @@ from onnxcam.runtime.geometry import Placement
 
 Picture: TypeAlias = NDArray[Any]
 """uint8 BGR [H, W, 3]. (OpenCV's stubs type what it returns too loosely to say so here.)"""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A picture (uint8 BGR), where it lies in the model's input, and that input without its batch axis."""
+
+    picture: Picture
+    placement: Placement
+    tensor: NDArray[Any]
+
 
 _INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["caption", "colorize", "outlined", "overlay", "panels", "render", "side_by_side"]
+__all__ = ["boxed", "caption", "colorize", "outlined", "overlay", "panels", "render", "side_by_side"]
 
 import unicodedata
 from collections.abc import Sequence
@@ -56,6 +56,8 @@ def render(
     )
     if explanation.region is not None:
         drawn = outlined(drawn, project(explanation.region, explanation.placement))
+    if explanation.boxes is not None:
+        drawn = boxed(drawn, explanation.boxes)
     if layout == "side-by-side":
         drawn = side_by_side(explanation.picture, drawn)
     return _captioned(drawn, [explanation.caption]) if caption else drawn
@@ -99,6 +101,16 @@ def outlined(image: Picture, region: NDArray[np.float32]) -> Picture:
     copy: Picture = image.copy()
     for color, width in _pens(image):
         cv2.drawContours(copy, outlines, -1, color, width, cv2.LINE_AA)
+    return copy
+
+
+def boxed(image: Picture, boxes: NDArray[np.float32]) -> Picture:
+    """A copy of ``image`` with ``boxes``, left, top, right and bottom in pixels: white within black."""
+    copy: Picture = image.copy()
+    edges = np.array([image.shape[1], image.shape[0]] * 2)
+    for color, width in _pens(image):
+        for left, top, right, bottom in np.rint(boxes.clip(-width, edges + width)).astype(int).tolist():
+            cv2.rectangle(copy, (left, top), (right - 1, bottom - 1), color, width, cv2.LINE_AA)
     return copy
 
 

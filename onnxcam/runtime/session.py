@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["CamModel", "Prepared", "load"]
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +20,12 @@ from onnxcam.contract import (
     AGAINST_INDEX,
     CAM,
     CLASS_INDEX,
+    EXPLAINED_BOXES,
     EXPLAINED_CLASS,
     GRADIENTS,
     SCORE,
     SCORE_INPUTS,
     SCORE_REGION,
-    SCORE_WEIGHTS,
     ArtifactInfo,
     Preprocess,
     ResizeMode,
@@ -36,29 +36,20 @@ from onnxcam.errors import (
     ClassError,
     InputError,
 )
-from onnxcam.runtime.answers import answer
-from onnxcam.runtime.asked import rows_of, weights_input
+from onnxcam.runtime.answers import Detections, answer
+from onnxcam.runtime.asked import Questions, rows_of
 from onnxcam.runtime.augmentation import views
 from onnxcam.runtime.choices import ClassChoices, Classes
 from onnxcam.runtime.engine import Engine
 from onnxcam.runtime.explanation import Explanation
-from onnxcam.runtime.geometry import Placement, place
+from onnxcam.runtime.geometry import place
 from onnxcam.runtime.maps import Maps
 from onnxcam.runtime.perturbation import METHODS, Perturbation
 from onnxcam.runtime.perturbation.needs import layer_for
-from onnxcam.runtime.preprocess import Picture, as_bgr, model_input
-from onnxcam.runtime.regions import Box, Point, box_region, mask_region, point_region
+from onnxcam.runtime.preprocess import Prepared, as_bgr, model_input
+from onnxcam.runtime.regions import Box, Point
 from onnxcam.runtime.repetition import Repetition, repeated
 from onnxcam.runtime.shipped import shipped_model
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A picture (uint8 BGR), where it lies in the model's input, and that input without its batch axis."""
-
-    picture: Picture
-    placement: Placement
-    tensor: NDArray[Any]
 
 
 def load(
@@ -116,7 +107,12 @@ class CamModel:
         self.maps = Maps(self.info, engine.outputs, self.path)
         self.methods, self.layers = self.maps.methods, self.maps.layers
         kind = self.info.score.kind
-        stated = {"class": [EXPLAINED_CLASS], "segmentation": [EXPLAINED_CLASS], "weights": [SCORE]}.get(kind, [])
+        stated = {
+            "class": [EXPLAINED_CLASS],
+            "segmentation": [EXPLAINED_CLASS],
+            "boxes": [EXPLAINED_CLASS, EXPLAINED_BOXES],
+            "weights": [SCORE],
+        }.get(kind, [])
         missing = [name for name in (CAM, *stated, self.info.score.output) if name not in engine.outputs]
         if missing:
             raise ArtifactError(f"'{self.path}' lacks the output '{missing[0]}': export the model again")
@@ -126,6 +122,7 @@ class CamModel:
         self._batch = shape[0] if isinstance(shape[0], int) else None
         self._alike = {name for name, x in engine.inputs.items() if isinstance(shape[0], str) and x[:1] == shape[:1]}
         self._axes = len(shape)
+        self._questions = Questions(engine, self.info, batch=self._batch)
 
     def __enter__(self) -> CamModel:
         return self
@@ -152,6 +149,8 @@ class CamModel:
         box: Box | None = ...,
         point: Point | None = ...,
         mask: NDArray[Any] | None = ...,
+        box_index: int | Sequence[int] | None = ...,
+        box_threshold: float | None = ...,
         perturbation: Perturbation | None = ...,
         augment: Sequence[str] = ...,
         progress: Callable[[float], None] | None = ...,
@@ -171,6 +170,8 @@ class CamModel:
         box: Box | None = ...,
         point: Point | None = ...,
         mask: NDArray[Any] | None = ...,
+        box_index: int | Sequence[int] | None = ...,
+        box_threshold: float | None = ...,
         perturbation: Perturbation | None = ...,
         augment: Sequence[str] = ...,
         progress: Callable[[float], None] | None = ...,
@@ -189,6 +190,8 @@ class CamModel:
         box: Box | None = None,
         point: Point | None = None,
         mask: NDArray[Any] | None = None,
+        box_index: int | Sequence[int] | None = None,
+        box_threshold: float | None = None,
         perturbation: Perturbation | None = None,
         augment: Sequence[str] = (),
         progress: Callable[[float], None] | None = None,
@@ -214,6 +217,9 @@ class CamModel:
         box, point, mask: where the artifact explains a segmentation, the part of each image that counts: x, y, width
             and height, or x and y, in pixels of the image, or an array [H, W] that is not 0 there. None is where the
             class is predicted.
+        box_index: where the artifact explains a detector's box, which, one for all images or one each: a number, or a
+            rank where negative; -1 is the box at which the class is likeliest.
+        box_threshold: where it explains all boxes of a class, the probability above which.
         inputs: the model's further inputs, by name, as they are.
 
         Raises, before running, `ClassError`, `MethodError` or `LayerError` if the artifact has no such class, method or
@@ -222,11 +228,15 @@ class CamModel:
         many = isinstance(image, Sequence) or (isinstance(image, np.ndarray) and image.ndim == 4)
         images = list(image) if many else [image]
         prepared = [self.prepare(each) for each in images]
-        more = {
-            **(inputs or {}),
-            **self._weights(len(images), score_weights),
-            **self._region(prepared, box=box, point=point, mask=mask),
-        }
+        asked = self._questions.asked(
+            prepared,
+            score_weights=score_weights,
+            box=box,
+            point=point,
+            mask=mask,
+            box_index=box_index,
+            box_threshold=box_threshold,
+        )
         self.check(
             len(images),
             class_index=class_index,
@@ -245,7 +255,7 @@ class CamModel:
             perturbation=perturbation,
             augment=augment,
             progress=progress,
-            inputs=more,
+            inputs={**(inputs or {}), **asked},
         )
         return explanations if many else explanations[0]
 
@@ -254,42 +264,6 @@ class CamModel:
         """What is explained that is no class."""
         output = f"'{self.info.score.output}'"
         return f"a weighting of its output {output}" if self.info.score.kind == "weights" else f"its output {output}"
-
-    def _weights(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
-        """The input that weighs the output in ``count`` images. Raises `InputError` if it does not fit."""
-        if (score_weights is not None) == (SCORE_WEIGHTS not in self._engine.inputs):
-            raise InputError(
-                f"'{self.path}' explains a weighting of its output '{self.info.score.output}': give score_weights"
-                if score_weights is None
-                else f"'{self.path}' takes no score_weights: make it with --score weights"
-            )
-        if score_weights is None:
-            return {}
-        return {SCORE_WEIGHTS: weights_input(score_weights, self._engine.inputs[SCORE_WEIGHTS], count)}
-
-    def _region(self, prepared: Sequence[Prepared], **asked: Any) -> dict[str, NDArray[Any]]:
-        """The input that says which part of each picture counts. Raises `InputError` if it cannot."""
-        given = {name: each for name, each in asked.items() if each is not None}
-        if not given or not prepared:
-            return {}
-        if self.info.score.kind != "segmentation":
-            raise InputError(f"'{self.path}' takes no {next(iter(given))}: make it with --score segmentation")
-        if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} were given at once: give one of them")
-        ((kind, what),) = given.items()
-        makers: dict[str, Callable[..., NDArray[np.float32]]]
-        makers = {"box": box_region, "point": point_region, "mask": mask_region}
-        height, width = self._output_size(prepared[0])
-        return {SCORE_REGION: np.stack([makers[kind](what, each.placement, height, width) for each in prepared])}
-
-    def _output_size(self, prepared: Prepared) -> tuple[int, int]:
-        """Height and width of the output that is explained; where the file leaves them open, it is run to know."""
-        name = self.info.score.output
-        height, width = self._engine.outputs[name][-2:]
-        if not (isinstance(height, int) and isinstance(width, int)):
-            tensors = np.stack([prepared.tensor] * (self._batch or 1))
-            height, width = self._engine.run([name], {self.info.image_input: tensors})[name].shape[-2:]
-        return height, width
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
@@ -463,7 +437,18 @@ class CamModel:
         _, k = shown
         maps = self.maps.outputs(k)
         activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
-        names = [EXPLAINED_CLASS, AGAINST_CLASS, SCORE, score.output, activations, gradients, *maps.values()]
+        sides = [score.boxes.output] if score.boxes and score.boxes.output != score.output else []
+        names = [
+            EXPLAINED_CLASS,
+            AGAINST_CLASS,
+            EXPLAINED_BOXES,
+            SCORE,
+            score.output,
+            *sides,
+            activations,
+            gradients,
+            *maps.values(),
+        ]
         names = [name for name in names if name in self._engine.outputs]
         tensors = np.stack([each.tensor for each in prepared])
         values = self.outputs(tensors, names, classes=classes, others=against, inputs=inputs)
@@ -479,6 +464,13 @@ class CamModel:
                     number=float(numbers[i, 0]),
                     output=output[i],
                     region=region[i % len(region)] if region is not None else None,
+                    detections=Detections(
+                        sides=values[score.boxes.output][i],
+                        marked=self._one_of(values[EXPLAINED_BOXES][i], c),
+                        placement=each.placement,
+                    )
+                    if score.boxes
+                    else None,
                     cams={method: self._one_of(cam, c) for method, cam in cams.items()},
                     activations=values[activations][i] if activations in values else None,
                     gradients=self._one_of(values[gradients][i], c) if gradients in values else None,
@@ -509,6 +501,7 @@ class CamModel:
         number: float,
         output: NDArray[Any],
         region: NDArray[np.float32] | None,
+        detections: Detections | None,
         cams: Mapping[str, NDArray[np.float32]],
         activations: NDArray[Any] | None,
         gradients: NDArray[Any] | None,
@@ -516,7 +509,7 @@ class CamModel:
         against: int | None,
     ) -> Explanation:
         m, k = shown
-        found = answer(self.info.score, output, explained=index, number=number, region=region)
+        found = answer(self.info.score, output, explained=index, number=number, region=region, detections=detections)
         self._refuse_not_finite(f"the answer '{self.info.score.output}'", found.score)
         self._refuse_not_finite(f"the map by '{self.methods[m]}'", cams[self.methods[m]])
         return Explanation(
@@ -526,6 +519,7 @@ class CamModel:
             scores=found.scores,
             output=output,
             region=found.region,
+            boxes=found.boxes,
             cam=cams[self.methods[m]],
             activations=activations,
             gradients=gradients,

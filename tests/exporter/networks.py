@@ -116,5 +116,7 @@ def _export(net: nn.Module, path: Path, size: tuple[int, int], **how: Any) -> Pa
     picture = torch.randn(2, 3, *size)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(net.eval(), (picture,), path, input_names=["image"], output_names=["logits"], **how)
+        torch.onnx.export(
+            net.eval(), (picture,), path, **({"input_names": ["image"], "output_names": ["logits"]} | how)
+        )
     return path

@@ -11,8 +11,8 @@ import pytest
 from onnxcam.contract import Preprocess
 from onnxcam.errors import OutputError
 from onnxcam.runtime import Explanation
-from onnxcam.runtime.answers import probabilities
 from onnxcam.runtime.geometry import place
+from onnxcam.runtime.probabilities import probabilities
 
 
 def explained(cam: list[list[float]], score: float = 0.431, label: str | None = "tabby, tabby cat") -> Explanation:

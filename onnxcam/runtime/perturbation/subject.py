@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxcam.contract import LayerInfo, ScoreInfo
 from onnxcam.errors import InputError, LayerError
-from onnxcam.runtime.answers import probabilities
+from onnxcam.runtime.probabilities import probabilities
 
 Floats = NDArray[np.float32]
 
