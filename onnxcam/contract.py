@@ -27,6 +27,7 @@ __all__ = [
     "METADATA_KEY",
     "SCORE",
     "SCORE_INPUTS",
+    "SCORE_REFERENCE",
     "SCORE_REGION",
     "SCORE_WEIGHTS",
     "ArtifactInfo",
@@ -63,6 +64,8 @@ DEFAULT_AGAINST_INDEX = -1
 
 SCORE_WEIGHTS = "score_weights"
 """Input of an artifact whose score is a weighting: float32, shaped as the output it weighs; [1, …] for all images."""
+SCORE_REFERENCE = "score_reference"
+"""Input of an artifact whose score is a similarity: float32 [N, D] or [1, D], the embedding to be similar to."""
 SCORE_REGION = "score_region"
 """Optional input of an artifact that explains a segmentation: float32 [N, H, W] at the output's resolution, or what is
 broadcast to it. How much each pixel counts; where it is negative, as it is by default, the explained class's own
@@ -74,7 +77,7 @@ DEFAULT_BOX_INDEX = -1
 BOX_THRESHOLD = "box_threshold"
 """Optional input of an artifact that explains all boxes of a class: float32 [N] or [1], the probability above which."""
 DEFAULT_BOX_THRESHOLD = 0.25
-SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS, SCORE_REGION, BOX_INDEX, BOX_THRESHOLD)
+SCORE_INPUTS = (CLASS_INDEX, AGAINST_INDEX, SCORE_WEIGHTS, SCORE_REFERENCE, SCORE_REGION, BOX_INDEX, BOX_THRESHOLD)
 """Every input that an explanation may add."""
 
 CAM = "cam"
@@ -100,9 +103,10 @@ ImageLayout = Literal["nchw", "nhwc"]
 ImageType = Literal["float32", "float16", "uint8"]
 FeatureLayout = Literal["NCHW", "NHWC", "NCDHW", "tokens"]
 Activation = Literal["softmax", "sigmoid", "identity"]
-ScoreKind = Literal["class", "weights", "number", "segmentation", "boxes"]
+ScoreKind = Literal["class", "weights", "number", "segmentation", "boxes", "similarity"]
 """What y is: the score of a ``class``; Σ ``weights`` · output; a ``number`` that the model gives for each image; the
-score of a class over a region of a ``segmentation``, or at a detector's ``boxes``."""
+score of a class over a region of a ``segmentation``, or at a detector's ``boxes``; the ``similarity`` of an embedding
+to another."""
 Explain = Literal["class", "counterfactual", "contrast"]
 """Of which score a map tells the reasons: y_c, -y_c, or y_c - y_d with another class d."""
 Fuse = Literal["mean", "max"]

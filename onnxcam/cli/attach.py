@@ -135,6 +135,7 @@ def score_text(score: Any) -> str:
     """What is explained, in a few words."""
     several = f", {score.explained} explained in one run" if score.explained > 1 else ""
     kinds = {"class": f"{score.classes} classes{several}", "weights": "a weighting of it", "number": "itself"}
+    kinds["similarity"] = "its similarity to a reference"
     kinds["segmentation"] = f"segmentation, {kinds['class']}"
     if score.boxes:
         every = "all boxes" if score.boxes.every else "one box"

@@ -24,7 +24,7 @@ from onnxcam.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from onnxcam.runtime import Explanation
+    from onnxcam.runtime import CamModel, Explanation
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """What a folder is searched for."""
@@ -60,6 +60,11 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
     help="Of a detector, all of whose boxes of a class are explained: the least probability.  [default: 0.25]",
 )
 @click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    help="Of a similarity: a NumPy file with the embedding to be similar to, or a picture, whose embedding is taken.",
+)
+@click.option(
     "--input",
     "arrays",
     multiple=True,
@@ -91,6 +96,7 @@ def image(
     mask: Path | None,
     box_index: int | None,
     box_threshold: float | None,
+    reference: Path | None,
     arrays: tuple[str, ...],
     providers: tuple[str, ...],
     as_json: bool,
@@ -139,6 +145,7 @@ def image(
         }
         loaded.check(**choice)
         choice |= _arrays(arrays) | {"box": box, "point": point, "box_index": box_index, "box_threshold": box_threshold}
+        choice["reference"] = None if reference is None else _reference(loaded, reference)
         choice["mask"] = None if mask is None else read_picture(mask).any(axis=2)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
@@ -163,10 +170,26 @@ def image(
         raise SystemExit(1)
 
 
-def _arrays(named: tuple[str, ...]) -> dict[str, Any]:
-    """What ``--input`` names, as `explain` takes it. Raises `InputError`."""
+def _reference(model: CamModel, path: Path) -> Any:
+    """The embedding in the NumPy file ``path``, or of the picture. Raises `InputError`."""
+    from onnxcam.runtime.pictures import read_picture
+
+    return _array(path) if path.suffix == ".npy" else model.embedding(read_picture(path))
+
+
+def _array(path: Path) -> Any:
     import numpy as np
 
+    from onnxcam.errors import InputError
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"'{path}' is no NumPy file that can be read: {str(error).splitlines()[0]}") from None
+
+
+def _arrays(named: tuple[str, ...]) -> dict[str, Any]:
+    """What ``--input`` names, as `explain` takes it. Raises `InputError`."""
     from onnxcam.contract import SCORE_WEIGHTS
     from onnxcam.errors import InputError
 
@@ -175,10 +198,7 @@ def _arrays(named: tuple[str, ...]) -> dict[str, Any]:
         name, _, path = text.partition("=")
         if not name or not path:
             raise InputError(f"--input '{text}' names no file: write NAME=FILE.npy")
-        try:
-            found[name] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"'{path}' is no NumPy file that can be read: {str(error).splitlines()[0]}") from None
+        found[name] = _array(Path(path))
     asked = {name: found.pop(name) for name in (SCORE_WEIGHTS,) if name in found}
     return asked | ({"inputs": found} if found else {})
 

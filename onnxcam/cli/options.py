@@ -250,7 +250,7 @@ score_option = click.option(
     show_default=True,
     help="What is explained: the score of a class; a weighting of the output, given when the file runs; the output "
     "itself, one number an image; of a segmentation, the score of a class where it is predicted, or over a region; "
-    "that at a detector's boxes.",
+    "that at a detector's boxes; the similarity of an embedding to one that is given when the file runs.",
 )
 
 

@@ -215,7 +215,9 @@ def _refuse_taken_names(graph: ir.Graph, methods: Sequence[Method], layers: int,
 
 def _added_outputs(methods: Sequence[str], layers: int, score: ScoreInfo) -> set[str]:
     """The names of all outputs that an explanation adds."""
-    names = {EXPLAINED_BOXES, EXPLAINED_CLASS, AGAINST_CLASS} | ({SCORE} if score.kind == "weights" else set())
+    names = {EXPLAINED_BOXES, EXPLAINED_CLASS, AGAINST_CLASS} | (
+        {SCORE} if score.kind in ("weights", "similarity") else set()
+    )
     for k in range(layers):
         names |= {layer_output(name, k) for name in (ACTIVATIONS, GRADIENTS)}
         names |= {cam_output(method, first=m == 0, layer=k) for m, method in enumerate(methods)}

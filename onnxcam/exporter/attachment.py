@@ -74,7 +74,9 @@ def attach(
     method: name(s) among `onnxcam.methods`. The first one's map is the output ``cam``.
     score: what is explained: the score of a ``"class"``; ``"weights"``, a weighting of the output that is given when
         the file runs; ``"number"``, the output itself, one number an image; ``"segmentation"``, the score of a class
-        summed over where it is predicted, or over a region that is given when the file runs.
+        summed over where it is predicted, or over a region that is given when the file runs; ``"boxes"``, that of a
+        class at a detector's boxes; ``"similarity"``, the cosine of an embedding and one that is given when the file
+        runs.
     classes: how many classes of each image are explained in one run, K: by default the top K, or those chosen when the
         file runs. From two on, maps are [N, K, h, w].
     boxes: of the score ``"boxes"``, a class's score at a detector's boxes: how the model gives them, and whether one is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Questions", "rows_of", "weights_input"]
+__all__ = ["Questions", "reference_input", "rows_of", "weights_input"]
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.contract import BOX_INDEX, BOX_THRESHOLD, SCORE_INPUTS, SCORE_REGION, SCORE_WEIGHTS, ArtifactInfo
+from onnxcam.contract import (
+    BOX_INDEX,
+    BOX_THRESHOLD,
+    SCORE_INPUTS,
+    SCORE_REFERENCE,
+    SCORE_REGION,
+    SCORE_WEIGHTS,
+    ArtifactInfo,
+)
 from onnxcam.errors import InputError
 from onnxcam.runtime.engine import Engine
 from onnxcam.runtime.preprocess import Prepared
@@ -37,10 +45,12 @@ class Questions:
         mask: NDArray[Any] | None,
         box_index: int | Sequence[int] | None,
         box_threshold: float | None,
+        reference: NDArray[Any] | None,
     ) -> dict[str, NDArray[Any]]:
         """The inputs of ``prepared`` images; see `CamModel.explain`. Raises `InputError` where they do not fit."""
         return {
             **self._weights(len(prepared), score_weights),
+            **self._reference(len(prepared), reference),
             **self._boxes(len(prepared), box_index, box_threshold),
             **self._region(prepared, box=box, point=point, mask=mask),
         }
@@ -55,6 +65,29 @@ class Questions:
         if score_weights is None:
             return {}
         return {SCORE_WEIGHTS: weights_input(score_weights, self._engine.inputs[SCORE_WEIGHTS], count)}
+
+    def _reference(self, count: int, reference: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
+        if (reference is not None) == (SCORE_REFERENCE not in self._engine.inputs):
+            raise InputError(
+                f"'{self._path}' explains how similar its output '{self._score.output}' is to a reference: give one"
+                if reference is None
+                else f"'{self._path}' takes no reference: make it with --score similarity"
+            )
+        if reference is None:
+            return {}
+        return {SCORE_REFERENCE: reference_input(reference, self._length, count)}
+
+    @property
+    def _length(self) -> int:
+        length = self._engine.inputs[SCORE_REFERENCE][1]
+        assert isinstance(length, int)
+        return length
+
+    def any_reference(self) -> NDArray[np.float32]:
+        """One that may stand where only the embedding is asked for. Raises `InputError` where there are none."""
+        if SCORE_REFERENCE not in self._engine.inputs:
+            raise InputError(f"'{self._path}' explains no similarity: make it with --score similarity")
+        return np.ones((1, self._length), np.float32)
 
     def _boxes(
         self, count: int, box_index: int | Sequence[int] | None, box_threshold: float | None
@@ -128,6 +161,22 @@ def weights_input(weights: NDArray[Any], shape: Sequence[int | str | None], coun
         raise InputError(f"there are {count} images and score_weights for {len(found)}: give one for all, or one each")
     if not np.isfinite(found).all():
         raise InputError("score_weights holds values that are no finite numbers: replace them")
+    return found
+
+
+def reference_input(reference: NDArray[Any], length: int, count: int) -> NDArray[np.float32]:
+    """``reference`` for ``count`` images as float32 [count or 1, length].
+
+    Raises `InputError` where it does not fit, is not finite, or has no direction.
+    """
+    found = np.atleast_2d(np.asarray(reference, np.float32))
+    if found.ndim != 2 or found.shape[1] != length or len(found) not in (1, count):
+        raise InputError(
+            f"the reference has the shape {list(np.shape(reference))}, and the embedding is [{length}]: give one for "
+            f"all of {count} images, or one each"
+        )
+    if not np.isfinite(found).all() or not np.abs(found).max(1).all():
+        raise InputError("the reference holds NaN or infinity, or nothing but zeros: give an embedding")
     return found
 
 

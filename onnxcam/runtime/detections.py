@@ -51,4 +51,5 @@ def distinct(boxes: NDArray[np.float32], likely: NDArray[np.float32]) -> NDArray
         return boxes
     sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxes(sizes.tolist(), likely.tolist(), 0.0, _SAME)
-    return boxes[np.sort(np.asarray(kept, int).ravel())]
+    found: NDArray[np.float32] = boxes[np.sort(np.asarray(kept, int).ravel())]
+    return found

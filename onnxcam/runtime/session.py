@@ -25,6 +25,7 @@ from onnxcam.contract import (
     GRADIENTS,
     SCORE,
     SCORE_INPUTS,
+    SCORE_REFERENCE,
     SCORE_REGION,
     ArtifactInfo,
     Preprocess,
@@ -112,6 +113,7 @@ class CamModel:
             "segmentation": [EXPLAINED_CLASS],
             "boxes": [EXPLAINED_CLASS, EXPLAINED_BOXES],
             "weights": [SCORE],
+            "similarity": [SCORE],
         }.get(kind, [])
         missing = [name for name in (CAM, *stated, self.info.score.output) if name not in engine.outputs]
         if missing:
@@ -151,6 +153,7 @@ class CamModel:
         mask: NDArray[Any] | None = ...,
         box_index: int | Sequence[int] | None = ...,
         box_threshold: float | None = ...,
+        reference: NDArray[Any] | None = ...,
         perturbation: Perturbation | None = ...,
         augment: Sequence[str] = ...,
         progress: Callable[[float], None] | None = ...,
@@ -172,6 +175,7 @@ class CamModel:
         mask: NDArray[Any] | None = ...,
         box_index: int | Sequence[int] | None = ...,
         box_threshold: float | None = ...,
+        reference: NDArray[Any] | None = ...,
         perturbation: Perturbation | None = ...,
         augment: Sequence[str] = ...,
         progress: Callable[[float], None] | None = ...,
@@ -192,6 +196,7 @@ class CamModel:
         mask: NDArray[Any] | None = None,
         box_index: int | Sequence[int] | None = None,
         box_threshold: float | None = None,
+        reference: NDArray[Any] | None = None,
         perturbation: Perturbation | None = None,
         augment: Sequence[str] = (),
         progress: Callable[[float], None] | None = None,
@@ -217,6 +222,8 @@ class CamModel:
         box, point, mask: where the artifact explains a segmentation, the part of each image that counts: x, y, width
             and height, or x and y, in pixels of the image, or an array [H, W] that is not 0 there. None is where the
             class is predicted.
+        reference: where the artifact explains a similarity, the embedding to be similar to: [D] for all images, or an
+            axis of as many in front; `embedding` gives that of an image.
         box_index: where the artifact explains a detector's box, which, one for all images or one each: a number, or a
             rank where negative; -1 is the box at which the class is likeliest.
         box_threshold: where it explains all boxes of a class, the probability above which.
@@ -236,6 +243,7 @@ class CamModel:
             mask=mask,
             box_index=box_index,
             box_threshold=box_threshold,
+            reference=reference,
         )
         self.check(
             len(images),
@@ -262,8 +270,19 @@ class CamModel:
     @property
     def _what(self) -> str:
         """What is explained that is no class."""
-        output = f"'{self.info.score.output}'"
-        return f"a weighting of its output {output}" if self.info.score.kind == "weights" else f"its output {output}"
+        whats = {"weights": "a weighting of", "similarity": "the similarity to a reference of"}
+        return f"{whats.get(self.info.score.kind, '')} its output '{self.info.score.output}'".lstrip()
+
+    def embedding(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """What a model that explains a similarity makes of ``image``, float32 [D]: a ``reference`` for `explain`.
+
+        Raises `InputError` for a model that explains something else.
+        """
+        tensor = self.prepare(image).tensor
+        reference = self._questions.any_reference()
+        values = self.outputs(tensor[None], [self.info.score.output], inputs={SCORE_REFERENCE: reference})
+        found: NDArray[np.float32] = values[self.info.score.output][0].astype(np.float32)
+        return found
 
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
@@ -382,7 +401,7 @@ class CamModel:
         Raises what `explain` raises before running.
         """
         self._repetition(method, layer, perturbation, augment)
-        if class_index is not None and self.info.score.kind in ("weights", "number"):
+        if class_index is not None and self.info.score.kind in ("weights", "number", "similarity"):
             raise ClassError(f"'{self.path}' explains no class but {self._what}: leave the class out")
         known = Classes(count=self.classes, explained=self.explained, labels=self.labels)
         classes = None if class_index is None else known.chosen(class_index, count)

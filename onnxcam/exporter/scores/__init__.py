@@ -13,9 +13,10 @@ from onnxcam.contract import BoxInfo, ScoreInfo, ScoreKind
 from onnxcam.errors import ExportError
 from onnxcam.exporter.scores.boxes import boxes_score
 from onnxcam.exporter.scores.classes import class_score
-from onnxcam.exporter.scores.outputs import class_output, only_output
+from onnxcam.exporter.scores.outputs import class_output, is_table, only_output
 from onnxcam.exporter.scores.protocol import Score, Seed, Subject
 from onnxcam.exporter.scores.segmentation import segmentation_score
+from onnxcam.exporter.scores.similarity import similarity_score
 from onnxcam.exporter.scores.whole import number_score, weights_score
 
 
@@ -40,6 +41,8 @@ def find_score(
     if kind == "boxes":
         return boxes_score(graph, output, boxes or BoxInfo(), explained=classes)
     _refuse_several(kind, classes)
+    if kind == "similarity":
+        return similarity_score(only_output(graph, output, is_table, "an embedding"))
     floating = only_output(graph, output, _is_floating, "what is explained")
     return weights_score(floating) if kind == "weights" else number_score(floating)
 

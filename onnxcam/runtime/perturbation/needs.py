@@ -15,7 +15,7 @@ _TORCH_INPUT = "input"
 """The name of the picture as a layer of an exported PyTorch model."""
 
 
-_CHANGEABLE = frozenset({"class", "weights", "number"})
+_CHANGEABLE = frozenset({"class", "weights", "number", "similarity"})
 """The kinds of score that are read off as one number an image; where others are read off changes with the picture."""
 
 
