@@ -20,10 +20,10 @@ INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """By the number that Pillow gives them."""
 
 
-def export_model(model: torch.nn.Module, processor: Any, path: str | Path, layer: str | None = None) -> None:
+def export_model(model: torch.nn.Module, processor: Any, path: str | Path, layer: str | None = None) -> Any:
     """``processor`` brings every picture to one size; one that crops says so with crop_size."""
     height, width = processor.size["height"], processor.size["width"]
-    report = onnxcam.export(
+    return onnxcam.export(
         model.eval(),
         torch.randn(2, 3, height, width),
         path,
@@ -39,13 +39,13 @@ def export_model(model: torch.nn.Module, processor: Any, path: str | Path, layer
         ),
         labels=[model.config.id2label[index] for index in range(model.config.num_labels)],
     )
-    print(report.path, report.info.layers[0].name, report.info.layers[0].layout_text, report.errors)
 
 
 def main(name: str = "google/vit-base-patch16-224", layer: str | None = None) -> None:
     model = AutoModelForImageClassification.from_pretrained(name)
     processor = AutoImageProcessor.from_pretrained(name)
-    export_model(model, processor, f"{Path(name).name}.cam.onnx", layer)
+    report = export_model(model, processor, f"{Path(name).name}.cam.onnx", layer)
+    print(report.path, report.info.layers[0].name, report.info.layers[0].layout_text, report.errors)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ python export_scripts/timm_model.py resnet18.a1_in1k layer4
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -14,14 +16,13 @@ import torch
 import onnxcam
 
 
-def main(name: str = "resnet18.a1_in1k", layer: str | None = None) -> None:
-    model = timm.create_model(name, pretrained=True).eval()
-    config = model.pretrained_cfg
+def export_model(model: torch.nn.Module, path: str | Path, layer: str | None = None) -> Any:
+    config: Any = model.pretrained_cfg
     channels, height, width = config["input_size"]
-    report = onnxcam.export(
-        model,
+    return onnxcam.export(
+        model.eval(),
         torch.randn(2, channels, height, width),
-        f"{name}.cam.onnx",
+        path,
         layer=layer,
         preprocess=onnxcam.Preprocess(
             height=height,
@@ -31,9 +32,13 @@ def main(name: str = "resnet18.a1_in1k", layer: str | None = None) -> None:
             mean=config["mean"],
             std=config["std"],
         ),
-        source=f"timm:{name}",
+        source=f"timm:{config['architecture']}",
         license=config["license"],
     )
+
+
+def main(name: str = "resnet18.a1_in1k", layer: str | None = None) -> None:
+    report = export_model(timm.create_model(name, pretrained=True), f"{name}.cam.onnx", layer)
     print(report.path, report.errors)
 
 

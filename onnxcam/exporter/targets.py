@@ -22,6 +22,7 @@ from onnxcam.exporter.sessions import cpu_session
 if TYPE_CHECKING:
     from onnxcam.exporter.torch import TorchExport
 
+_COPYING: Final = frozenset({"Cast", "Identity", "Pad", "Resize", "Slice", "Upsample"})
 _PROBED: Final = 8
 """How many maps are looked at together for whether their places matter."""
 
@@ -85,10 +86,12 @@ class FeatureMaps:
     def default(self, feed: Mapping[str, np.ndarray]) -> Target:
         """The last map that all ways to the score lead through and in which more than one place matters.
 
-        Which tokens matter, a gradient on ``feed`` tells; averaging pools are passed over. Where all maps can be gone
-        around, the last of all. Raises `LayerError` where no map fits.
+        Which tokens matter, a gradient on ``feed`` tells; averaging pools are passed over, and so is a map of the
+        classes themselves, only enlarged behind. Where all maps can be gone around, the last of all. Raises
+        `LayerError` where no map fits.
         """
-        fit = [c for c in reversed(self.all) if not _averages(c.value)]
+        scores = _enlarged(self._score) if len(self._score.shape or ()) > 3 else set()
+        fit = [c for c in reversed(self.all) if not _averages(c.value) and c.value not in scores]
         fit = [c for c in fit if c.cut] + [c for c in fit if not c.cut]
         for start in range(0, len(fit), _PROBED):
             some = fit[start : start + _PROBED]
@@ -129,6 +132,15 @@ def matters(gradient: np.ndarray, layout: Layout) -> bool:
     if layout.kind == "tokens":
         places = places[:, layout.extra_tokens :]
     return int(places.reshape(len(places), -1).sum(axis=1).max(initial=0)) > 1
+
+
+def _enlarged(score: ir.Value) -> set[ir.Value]:
+    """``score`` and the maps of which it is an enlarged or cut copy."""
+    found = {score}
+    while (node := score.producer()) is not None and node.op_type in _COPYING and node.inputs[0] is not None:
+        score = node.inputs[0]
+        found.add(score)
+    return found
 
 
 def _averages(value: ir.Value) -> bool:

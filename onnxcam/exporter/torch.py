@@ -185,9 +185,13 @@ def export_module(
             return TorchExport(
                 model=program.model,
                 targets=tuple(behind_identity(target) for target in targets),
-                dynamic_batch=dynamic,
+                dynamic_batch=not _is_fixed(graph.inputs),  # torch may fix it in silence
             )
     raise ExportError(f"torch cannot export this model to ONNX: {reason}")
+
+
+def _is_fixed(inputs: Sequence[ir.Value]) -> bool:
+    return any(x.shape is not None and len(x.shape) > 0 and isinstance(x.shape[0], int) for x in inputs)
 
 
 def _first_cause(error: BaseException) -> str:

@@ -492,6 +492,7 @@ def test_the_metadata_say_what_was_found(tmp_path):
         "activation": "softmax",
         "classes": 5,
         "explained": 1,
+        "boxes": None,
     }
     assert info["layers"][0]["shape"] == [None, 6, 7, 5]
     assert info["nodes"]["forward"] == 7

@@ -306,3 +306,10 @@ def test_an_open_size_is_found_by_running(tmp_path):
         ex = cam.explain(picture(), class_index=1, box=(40, 8, 20, 16))
     assert ex.region.shape == (10, 10)
     assert ex.score > 0.5
+
+
+def test_the_classes_own_map_is_no_default(tmp_path):
+    """It would explain each class by itself."""
+    path = torchscript(Net().eval(), tmp_path / "m.onnx", opset=18)
+    found = onnxcam.attach(path, score="segmentation").info.layers[0]
+    assert (found.module, found.shape) == ("block", (None, 6, 5, 3))
