@@ -25,8 +25,9 @@ and a heatmap shows no heat there. s is a place, c a channel, Σ_s a sum over pl
 changed pictures](#on-changed-pictures) are chosen when a file runs and are in no file.
 
 - **needs** activations: no backward pass is emitted, and with `--outputs cam` none is in the file. **needs** gradients:
-  the piece between feature map and score is differentiated, once for all methods. **needs** head: global average
-  pooling and at most one linear layer behind the feature map.
+  the piece between feature map and score is differentiated, once for all methods. **needs** curvature: the gradients
+  are differentiated once more, to H · A with the Hessian H = ∂²yᶜ/∂A². **needs** head: global average pooling and at
+  most one linear layer behind the feature map.
 - **smooths**: takes `--eigen-smooth`, which combines the weighted channels by their first principal component instead
   of their sum.
 

@@ -5,6 +5,7 @@
     OnnxCamError                      one sentence: what, where, what to do next
     ├── MissingExtraError             an optional part of the installation is not there
     ├── AutodiffError                 a graph cannot be differentiated
+    │   ├── IndependentError          nothing to differentiate: no change in one value changes the other
     │   └── UnsupportedOperatorError  names every node on the path that has no rule
     ├── ExportError                   no artifact could be made
     │   ├── ModelSourceError          the model to export cannot be found, built or loaded
@@ -25,6 +26,7 @@ __all__ = [
     "AutodiffError",
     "ClassError",
     "ExportError",
+    "IndependentError",
     "InputError",
     "LayerError",
     "MethodError",
@@ -52,6 +54,10 @@ class MissingExtraError(OnnxCamError):
 
 class AutodiffError(OnnxCamError):
     """A graph cannot be differentiated as asked."""
+
+
+class IndependentError(AutodiffError):
+    """The value to differentiate does not depend on the other one, or by steps alone: its gradient is zero."""
 
 
 class UnsupportedOperatorError(AutodiffError):

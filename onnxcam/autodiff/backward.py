@@ -28,7 +28,7 @@ from onnxcam.autodiff.registry import (
 )
 from onnxcam.autodiff.subgraphs import captures, remove
 from onnxcam.autodiff.weights import write_out_weights
-from onnxcam.errors import AutodiffError, UnsupportedOperatorError
+from onnxcam.errors import AutodiffError, IndependentError, UnsupportedOperatorError
 
 _FLOATING = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -54,8 +54,8 @@ def gradients(
         (`onnxcam.autodiff.Rectifiers`).
     Returns one value for each of ``wrt``, of its shape and type.
 
-    Raises `UnsupportedOperatorError` naming every node on the path that no rule covers, and `AutodiffError`
-    where ``of`` does not depend on one of ``wrt``, or a rule does not apply to a node.
+    Raises `UnsupportedOperatorError` naming every node on the path that no rule covers, `IndependentError` where ``of``
+    does not depend on one of ``wrt``, and `AutodiffError` where a rule does not apply to a node.
 
     ::
 
@@ -67,7 +67,7 @@ def gradients(
     path, depends = _path(graph, [of], wrt)
     if of not in depends:
         names = ", ".join(f"'{x.name}'" for x in wrt)
-        raise AutodiffError(f"'{of.name}' does not depend on {names}: choose a layer on the way to the score")
+        raise IndependentError(f"'{of.name}' does not depend on {names}: choose a layer on the way to the score")
     if seed is not None:
         _check_seed(seed, of)
     before = len(graph), set(graph.initializers)
@@ -83,7 +83,7 @@ def gradients(
         ) from None
     if missing := [f"'{x.name}'" for x in wrt if x not in adjoints]:
         _discard(graph, *before)
-        raise AutodiffError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
+        raise IndependentError(f"'{of.name}' does not depend on {', '.join(missing)} in a differentiable way")
     found = _distinct(op, [adjoints[x] for x in wrt], seed)
     write_out_weights(op, behind=before[0])
     _drop_unread(graph, before[0], {of, *found})

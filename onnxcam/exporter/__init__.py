@@ -118,7 +118,7 @@ def export(
         explain=explain,
         fuse=fuse,
         eigen_smooth=eigen_smooth,
-        gradients=outputs == "all" or any(entry.needs == "gradients" for entry in chosen),
+        gradients=outputs == "all" or any(entry.differentiates for entry in chosen),
         preprocess=preprocess,
         labels=None if labels is None else tuple(labels),
         source=source,

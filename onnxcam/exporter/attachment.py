@@ -111,7 +111,7 @@ def attach(
         explain=explain,
         fuse=fuse,
         eigen_smooth=eigen_smooth,
-        gradients=outputs == "all" or any(entry.needs == "gradients" for entry in chosen),
+        gradients=outputs == "all" or any(entry.differentiates for entry in chosen),
         preprocess=preprocess or (old.preprocess if old else None),
         labels=tuple(labels) if labels is not None else (old.labels if old else None),
         source=old.source if old else source.name,

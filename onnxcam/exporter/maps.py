@@ -13,7 +13,7 @@ from onnxscript import OpBuilder
 
 from onnxcam import autodiff
 from onnxcam.contract import cam_output
-from onnxcam.errors import LayerError, MethodError
+from onnxcam.errors import IndependentError, LayerError, MethodError
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import Layout, as_volume, canonical
 from onnxcam.exporter.options import ArtifactOptions
@@ -42,6 +42,7 @@ class Gradients:
     picture: Target | None = None
     other: ir.Value | None = None
     _found: dict[tuple[_Score, Backward], dict[ir.Value, ir.Value]] = field(default_factory=dict)
+    _curved: dict[_Score, list[ir.Value | None]] = field(default_factory=dict)
 
     def output(self, layer: int) -> ir.Value:
         """dy^c/dA at the target with position ``layer``, of its type and shape."""
@@ -54,6 +55,26 @@ class Gradients:
             as_places(self.op, gradient, target.layout, over=self._scale)
             for target, gradient in zip(self.targets, self._at(self.targets, score), strict=True)
         ]
+
+    def curving(self, score: _Score) -> list[ir.Value | None]:
+        """H A at each target as methods take it, H the Hessian of ``score``; None where that is zero."""
+        if score not in self._curved:
+            self._curved[score] = [
+                self._curvature(target.value, gradient)
+                for target, gradient in zip(self.targets, self._at(self.targets, score), strict=True)
+            ]
+        return [
+            None if curved is None else as_places(self.op, curved, target.layout, over=self._scale)
+            for target, curved in zip(self.targets, self._curved[score], strict=True)
+        ]
+
+    def _curvature(self, x: ir.Value, gradient: ir.Value) -> ir.Value | None:
+        """The gradient of ⟨``gradient``, x⟩ in which the second x is held: with g = ∂y/∂x this is ∂²y/∂x² · x."""
+        try:
+            (found,) = autodiff.gradients(self.model, of=gradient, wrt=[x], seed=x)
+        except IndependentError:
+            return None
+        return found
 
     def explaining_at_picture(self, score: _Score, method: Method) -> ir.Value:
         """What ``method`` takes for the gradients of ``score`` at the picture: float32 [N, C, H, W].
@@ -109,7 +130,7 @@ def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers
     for method in methods:
         if method.fusion and layers < 2:
             raise MethodError(f"'{method.name}' joins the maps of several layers: name two or more with --layer")
-        if explain != "class" and method.needs != "gradients":
+        if explain != "class" and not method.differentiates:
             raise MethodError(
                 f"'{method.name}' takes no gradients, so it tells nothing of a {explain}: take 'gradcam', or another "
                 "that 'onnxcam methods' lists with gradients"
@@ -140,14 +161,15 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
             found[0][cam_output(method.name, first=m == 0)] = _map(method, picture, at.picture)
             continue
         cams = []
-        gradients = _gradients(at, method, options)
-        for target, activations, gradient in zip(at.targets, places, gradients, strict=True):
+        gradients, curvatures = _gradients(at, method, options), _curvatures(at, method, options)
+        for target, activations, gradient, curvature in zip(at.targets, places, gradients, curvatures, strict=True):
             head = _head(at, target) if method.needs == "head" else None
             site = Site(
                 op=op,
                 activations=activations,
                 explained_class=at.subject.explained,
                 gradients=gradient,
+                curvature=curvature,
                 head=head,
                 eigen_smooth=options.eigen_smooth,
                 picture=picture,
@@ -204,7 +226,7 @@ def _head(at: Gradients, target: Target) -> Head:
 
 def _gradients(at: Gradients, method: Method, options: ArtifactOptions) -> Sequence[ir.Value | None]:
     """What ``method`` explains by at each layer."""
-    if method.needs != "gradients":
+    if not method.differentiates:
         return [None] * len(at.targets)
     if method.score == "finer":
         return at.explaining("finer")
@@ -212,6 +234,18 @@ def _gradients(at: Gradients, method: Method, options: ArtifactOptions) -> Seque
         return at.explaining("contrast")
     found = at.explaining("class")
     return [_alike(g, at.op.Neg(g)) for g in found] if options.explain == "counterfactual" else found
+
+
+def _curvatures(at: Gradients, method: Method, options: ArtifactOptions) -> Sequence[ir.Value | None]:
+    """How what ``method`` explains by bends at each layer."""
+    if method.needs != "curvature":
+        return [None] * len(at.targets)
+    if options.explain == "contrast":
+        return at.curving("contrast")
+    found = at.curving("class")
+    if options.explain == "class":
+        return found
+    return [None if h is None else _alike(h, at.op.Neg(h)) for h in found]
 
 
 def as_places(op: OpBuilder, value: ir.Value, layout: Layout, *, over: float = 1.0) -> ir.Value:

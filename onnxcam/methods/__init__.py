@@ -14,7 +14,7 @@ A method of one's own is one decorated function, registered where it is defined 
     onnxcam.attach("plain.onnx", method="absolute")
 """
 
-from onnxcam.methods import gradcam, elementwise, cam, finer, refine, eigen, fem, noise, picture, perturbation  # isort: skip  # registers the methods
+from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise, picture, perturbation  # isort: skip  # registers the methods
 from onnxcam.methods.fusion import fused
 from onnxcam.methods.registry import (
     Backward,
@@ -49,4 +49,5 @@ __all__ = [
     "perturbation",
     "picture",
     "refine",
+    "shapley",
 ]

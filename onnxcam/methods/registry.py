@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["activations", "gradients", "head", "pictures"]
+Needs = Literal["activations", "gradients", "curvature", "head", "pictures"]
 Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
@@ -58,6 +58,8 @@ class Site:
     op: emits nodes. ``activations`` is A, float32 [N, C, h, w], whatever layout and type the model has.
     explained_class: int64 [N]; None where it is no class that is explained.
     gradients: g, shaped and typed as A; None for a method that does not need it.
+    curvature: H A, shaped and typed as A, with H = ∂²y/∂A² the Hessian of the score; None where that is zero, as behind
+        convolutions, ReLU and pooling, or for a method that does not need it.
     head: the model's classic CAM head; None where it has another or the method does not need it.
     eigen_smooth: what `combine` does.
     picture: the same at the picture that the model takes, for a method that needs it beside the layer.
@@ -69,6 +71,7 @@ class Site:
     activations: ir.Value
     explained_class: ir.Value | None
     gradients: ir.Value | None = None
+    curvature: ir.Value | None = None
     head: Head | None = None
     eigen_smooth: bool = False
     picture: Site | None = None
@@ -98,8 +101,8 @@ class Method:
     """One method: ``build`` emits the raw map, float [N, h, w].
 
     build: None for a method that runs the model on changed ``pictures``, in the runtime.
-    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, or a classic CAM ``head``; or else
-        changed ``pictures``.
+    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, these and the ``curvature``, or a
+        classic CAM ``head``; or else changed ``pictures``.
     summary: what it shows, in one sentence.
     reads: of a method on changed pictures, which outputs of the file it needs.
     cost: over an inference of the plain model, in words.
@@ -124,6 +127,11 @@ class Method:
     fusion: Fusion | None = None
     target: Target = "layer"
     backward: Backward = "gradient"
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether it is made of derivatives of a score, and so of any score: of -y_c, or of y_c - y_d."""
+        return self.needs in ("gradients", "curvature")
 
 
 _methods: dict[str, Method] = {}

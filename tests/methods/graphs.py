@@ -20,12 +20,15 @@ def run(
     A: np.ndarray,
     g: np.ndarray,
     *,
+    curvature: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     explained: int = 0,
     eigen_smooth: bool = False,
     open_sizes: bool = False,
 ) -> np.ndarray:
     """The maps [N, h, w] of the method ``name`` on A and g [N, C, h, w]; ``weights`` are those of a CAM head.
+
+    curvature: H A, shaped as A.
 
     A method that needs layer and picture has A and g for both.
     """
@@ -40,6 +43,7 @@ def run(
                 op=op,
                 activations=x["A"],
                 gradients=x["g"],
+                curvature=x.get("H"),
                 explained_class=x["k"],
                 head=head,
                 eigen_smooth=eigen_smooth,
@@ -47,7 +51,8 @@ def run(
             )
         )
 
-    feed = {"A": A, "g": g} | ({} if weights is None else {"weights": weights})
+    feed = {"A": A, "g": g, "H": curvature, "weights": weights}
+    feed = {name: x for name, x in feed.items() if x is not None}
     classes = {"k": np.full(len(A), explained, np.int64)}
     return run_graph(build, {name: x.astype(np.float32) for name, x in feed.items()} | classes)
 

@@ -49,6 +49,16 @@ def test_xgradcam_by_hand():
     by_hand([[0, 0, 0]], "xgradcam", np.array([[[[0.1, 0.2, -0.3]]]]), np.array([[[[1, 0, 0]]]]))
 
 
+def test_shapleycam_by_hand():
+    # H A is 4 and 2 everywhere: means of g - ½ H A are 1 - 2 and -1 - 1, so the map is ReLU(-A_0 - 2 A_1)
+    bends = np.array([[[[4]], [[2]]]]) * np.ones((1, 2, 2, 3))
+    by_hand(np.zeros((2, 3)).tolist(), "shapleycam", A, g, curvature=bends)
+    # -4 and 2: 1 + 2 and -1 - 1, so it is ReLU(3 A_0 - 2 A_1)
+    by_hand([[0, 6, 0], [0, 0, 9]], "shapleycam", A, g, curvature=bends * [[[[-1]], [[1]]]])
+    # a score that does not bend
+    by_hand([[0, 2, 0], [0, 0, 3]], "shapleycam", A, g)
+
+
 def test_hirescam_by_hand():
     # g_0 A_0 + g_1 A_1, and no ReLU
     by_hand([[6 - 2, 0, -1], [-1, -4, 0]], "hirescam", A, g)
