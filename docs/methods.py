@@ -19,14 +19,15 @@ Written by `python docs/methods.py` from the registry of methods; a test fails w
 
 Every map is a handful of nodes on the feature map A and its gradients g = ∂yᶜ/∂A, so any number of them go into one
 file: `--method gradcam --method layercam`, or `method=["gradcam", "layercam"]`. The first one's map is the output
-`cam`, and the others' are `cam.<method>`. Five methods have the picture for their target (at: picture); see
+`cam`, and the others' are `cam.<method>`. Six methods have the picture for their target (at: picture); see
 [below](#methods-of-the-picture). Maps are raw, after the method's own ReLU: a negative value speaks against the class,
 and a heatmap shows no heat there. s is a place, c a channel, Σ_s a sum over places. Methods that [run the model on
 changed pictures](#on-changed-pictures) are chosen when a file runs and are in no file.
 
 - **needs** activations: no backward pass is emitted, and with `--outputs cam` none is in the file. **needs** gradients:
   the piece between feature map and score is differentiated, once for all methods. **needs** curvature: the gradients
-  are differentiated once more, to H · A with the Hessian H = ∂²yᶜ/∂A². **needs** head: global average pooling and at
+  are differentiated once more, to H · A with the Hessian H = ∂²yᶜ/∂A². **needs** biases: the whole model is
+  differentiated, down to the picture and to every bias on the way. **needs** head: global average pooling and at
   most one linear layer behind the feature map.
 - **smooths**: takes `--eigen-smooth`, which combines the weighted channels by their first principal component instead
   of their sum.
@@ -149,9 +150,10 @@ The class d is the likeliest other one, or chosen when the file runs: `--against
 
 ## Methods of the picture
 
-`saliency`, `input-x-gradient`, `guided-backprop` and `deconvolution` differentiate down to the picture, and need no
-`--layer`; `guided-gradcam` needs the layer of its Grad-CAM too. Their maps are as large as the picture that the model
-takes. They go into one file with maps of layers: `--method gradcam --method guided-gradcam --method saliency`.
+`saliency`, `input-x-gradient`, `guided-backprop`, `deconvolution` and `fullgrad` differentiate down to the picture, and
+need no `--layer`; `guided-gradcam` needs the layer of its Grad-CAM too. Their maps are as large as the picture that
+the model takes. They go into one file with maps of layers: `--method gradcam --method guided-gradcam --method
+saliency`.
 
 ```python
 import cv2
@@ -168,7 +170,8 @@ assert ex.cam.shape == ex.gradients.shape[1:]  # [H, W] of [C, H, W]
 
 - **Channels**: a map has one. Of `input-x-gradient` it is the sum over channels, of which only what speaks for the
   class is drawn. Of the others it is the strongest channel whatever its sign: a darker pixel may speak for a class as a
-  brighter one. So the counterfactual of `saliency` is `saliency`. A file with methods of the picture alone has the
+  brighter one. So the counterfactual of `saliency` is `saliency`, and that of `fullgrad`, a sum of absolute values, is
+  `fullgrad`. A file with methods of the picture alone has the
   gradient of every channel as its output `gradients`, and so has one made with `--layer` and the model's input.
 - **Drawn** as any map, but a heatmap's scale is the value that one pixel in 100 exceeds, as a few pixels stand far
   above the others. So it is for every map as fine as the model's input.
@@ -177,6 +180,11 @@ assert ex.cam.shape == ex.gradients.shape[1:]  # [H, W] of [C, H, W]
   GELU, HardSwish, Mish), whether one operator or several. With f' the derivative and dy what comes back, guided
   backpropagation passes f'(x) · ReLU(dy) on, and deconvolution ReLU(dy). A model without any of them is refused: its
   map would be `saliency`. Sigmoid and Tanh alone are none of them.
+- **Biases**: `fullgrad` takes those of convolutions, of linear layers on tokens, of normalisations (of a batch
+  normalisation β - μγ/σ, folded into a convolution or not), and what else adds a number to each channel. Of a network
+  of ReLU all shares, with those of biases behind the last feature map, add up to the score: within 1e-6 of it for
+  ResNet-18 and DenseNet-121. What activations other than ReLU add by being bent is no bias, and has no share, as in
+  the authors' code.
 - **Cost**: a backward pass through the whole model, one for gradients and one for each of the other two kinds. On the
   CPU, one thread, EfficientNet-lite0 with `saliency` takes 3.4 times a plain inference, ResNet-18 2.4 times.
 - **Refused**: a picture that goes into the model as uint8, which has no gradient, and `--fuse`.
@@ -307,6 +315,20 @@ DEPARTURES = (
         "Grad-CAM scaled to 0–1 first (captum: enlarged by nearest neighbour)",
         "raw, enlarged bilinearly",
         "maps are raw; a Grad-CAM is smooth",
+    ),
+    (
+        "`fullgrad`",
+        "biases of modules that are `Conv2d` or `BatchNorm2d` and nothing derived from them: of timm's "
+        "EfficientNet-lite0 not one",
+        "every bias in the graph",
+        "the map is of the input's gradient alone there",
+    ),
+    (
+        "`fullgrad`",
+        "x / (max + 1e-7), for each channel of each bias",
+        "x / max, 0 where flat",
+        "shares b · g of small gradients are of the epsilon's size, and shrink; the paper has none (the authors' code "
+        "scales all channels of a layer together, where the paper's equation has each apart)",
     ),
     (
         "`refinecam`",

@@ -39,6 +39,7 @@ from onnxcam.contract import (
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError
+from onnxcam.exporter.biases import find_biases
 from onnxcam.exporter.layers import Target, picture_target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.maps import Gradients, check_methods, maps
@@ -76,8 +77,10 @@ def add_explanation(
     subjects = score.subjects(op)
     others = other_classes(op, subjects) if options.explain == "contrast" else []
     picture = picture_target(graph, image) if any(method.target != "layer" for method in chosen) else None
+    needs_biases = any(method.needs == "biases" for method in chosen)
+    biases = find_biases(graph, score.start, image) if needs_biases else []
     grads = [
-        Gradients(op=op, model=model, targets=targets, picture=picture, subject=subject, other=other)
+        Gradients(op=op, model=model, targets=targets, picture=picture, biases=biases, subject=subject, other=other)
         for subject, other in zip_longest(subjects, others)
     ]
     found = [maps(each, chosen, options) for each in grads]

@@ -8,6 +8,7 @@ __all__ = [
     "behind_identity",
     "candidates",
     "find_value",
+    "is_weight",
     "module_outputs",
     "on_the_way",
     "picture_target",
@@ -138,6 +139,14 @@ def behind_identity(value: ir.Value) -> ir.Value:
             break
         value = node.inputs[0]
     return value
+
+
+def is_weight(value: ir.Value) -> bool:
+    """Whether ``value`` is a weight, or made of weights alone (one that is stored in half precision, say)."""
+    node = value.producer()
+    if node is None:
+        return value.is_initializer() and not value.is_graph_input()
+    return bool(node.inputs) and all(x is None or is_weight(x) for x in node.inputs)
 
 
 def find_value(graph: ir.Graph, name: str) -> ir.Value:

@@ -14,6 +14,7 @@ from onnxscript import OpBuilder
 from onnxcam import autodiff
 from onnxcam.contract import cam_output
 from onnxcam.errors import IndependentError, LayerError, MethodError
+from onnxcam.exporter.biases import Bias
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import Layout, as_volume, canonical
 from onnxcam.exporter.options import ArtifactOptions
@@ -32,6 +33,7 @@ class Gradients:
     """The gradients of one subject's scores at all ``targets``, emitted when they are first asked for.
 
     picture: the target at the picture, where a method needs it.
+    biases: the model's, where a method needs them.
     other: the class that the explained one is set apart from, [N]; None where there is none.
     """
 
@@ -40,20 +42,21 @@ class Gradients:
     targets: Sequence[Target]
     subject: Subject
     picture: Target | None = None
+    biases: Sequence[Bias] = ()
     other: ir.Value | None = None
     _found: dict[tuple[_Score, Backward], dict[ir.Value, ir.Value]] = field(default_factory=dict)
     _curved: dict[_Score, list[ir.Value | None]] = field(default_factory=dict)
 
     def output(self, layer: int) -> ir.Value:
         """dy^c/dA at the target with position ``layer``, of its type and shape."""
-        gradient = self._at(self.targets, "class")[layer]
+        gradient = self._at([target.value for target in self.targets], "class")[layer]
         return _alike(gradient, self.op.Div(gradient, self._scale)) if self._scale != 1 else gradient
 
     def explaining(self, score: _Score) -> list[ir.Value]:
         """The gradients of ``score`` at each target as methods take them: float32 [N, C, h, w]."""
         return [
             as_places(self.op, gradient, target.layout, over=self._scale)
-            for target, gradient in zip(self.targets, self._at(self.targets, score), strict=True)
+            for target, gradient in zip(self.targets, self._at_targets(score), strict=True)
         ]
 
     def curving(self, score: _Score) -> list[ir.Value | None]:
@@ -61,7 +64,7 @@ class Gradients:
         if score not in self._curved:
             self._curved[score] = [
                 self._curvature(target.value, gradient)
-                for target, gradient in zip(self.targets, self._at(self.targets, score), strict=True)
+                for target, gradient in zip(self.targets, self._at_targets(score), strict=True)
             ]
         return [
             None if curved is None else as_places(self.op, curved, target.layout, over=self._scale)
@@ -82,35 +85,47 @@ class Gradients:
         Raises `MethodError` where it has nothing to exchange in this model.
         """
         assert self.picture is not None
-        (gradient,) = self._at([self.picture], score, method)
+        (gradient,) = self._at([self.picture.value], score, method)
         return as_places(self.op, gradient, self.picture.layout, over=self._scale)
+
+    def explaining_at_biases(self, score: _Score) -> list[ir.Value]:
+        """What each of `biases` adds to ``score``, where it is added: float32 [N, C, h, w]."""
+        gradients = self._at([bias.value for bias in self.biases], score)
+        return [
+            as_places(self.op, bias.times(self.op, gradient), bias.layout, over=self._scale)
+            for bias, gradient in zip(self.biases, gradients, strict=True)
+        ]
 
     @property
     def _scale(self) -> float:
         return _HALF_SCALE if self.subject.score.value.dtype == ir.DataType.FLOAT16 else 1.0
 
-    def _at(self, targets: Sequence[Target], score: _Score, method: Method | None = None) -> list[ir.Value]:
-        """What the score's adjoint becomes at ``targets``: its gradients, or what ``method`` has instead of them.
+    def _at_targets(self, score: _Score) -> list[ir.Value]:
+        return self._at([target.value for target in self.targets], score)
 
-        Gradients are emitted at the layers and the picture at once, so that they share the way.
+    def _at(self, values: Sequence[ir.Value], score: _Score, method: Method | None = None) -> list[ir.Value]:
+        """What the score's adjoint becomes at ``values``: its gradients, or what ``method`` has instead of them.
+
+        Gradients are emitted at the layers, the picture and the biases at once, so that they share the way.
         """
         backward = method.backward if method else "gradient"
-        everywhere = [target.value for target in (*self.targets, self.picture) if target is not None]
-        wrt = list(dict.fromkeys(everywhere)) if backward == "gradient" else [target.value for target in targets]
+        targets = [target.value for target in (*self.targets, self.picture) if target is not None]
+        everywhere = dict.fromkeys([*targets, *(bias.value for bias in self.biases)])
+        wrt = list(everywhere) if backward == "gradient" else list(values)
         if (score, backward) not in self._found:
             start = self._seed(score)
             adjoint = start.adjoint
             if self._scale != 1:
                 adjoint = _alike(adjoint, self.op.Mul(adjoint, self._scale))
             exchange = None if backward == "gradient" else autodiff.Rectifiers(backward)
-            values = autodiff.gradients(self.model, of=start.value, wrt=wrt, seed=adjoint, exchange=exchange)
+            found = autodiff.gradients(self.model, of=start.value, wrt=wrt, seed=adjoint, exchange=exchange)
             if exchange is not None and not exchange.nodes and method is not None:
                 raise MethodError(
                     f"'{method.name}' is made by what comes back through ReLU and its kin, and this model has none on "
                     "the way from the picture to the score: take 'saliency', which is what it would be"
                 )
-            self._found[score, backward] = dict(zip(wrt, values, strict=True))
-        return [self._found[score, backward][target.value] for target in targets]
+            self._found[score, backward] = dict(zip(wrt, found, strict=True))
+        return [self._found[score, backward][value] for value in values]
 
     def _seed(self, score: _Score) -> Seed:
         if score == "counterfactual":
@@ -203,16 +218,19 @@ def _map(method: Method, site: Site, target: Target) -> ir.Value:
 def _at_picture(at: Gradients, method: Method, options: ArtifactOptions) -> Site:
     """The picture, and what ``method`` takes for its gradients."""
     assert at.picture is not None
-    if method.target != "picture" and at.picture.layout.kind == "NCDHW":
-        raise MethodError(f"'{method.name}' enlarges no map of a volume: take 'gradcam' and 'guided-backprop' apart")
+    enlarges = method.target != "picture" or method.needs == "biases"
+    if enlarges and at.picture.layout.kind == "NCDHW":
+        raise MethodError(f"'{method.name}' enlarges no map of a volume: take 'gradcam' and 'saliency' apart")
     score: _Score = options.explain
     negative = score == "counterfactual" and method.backward == "gradient"
     gradients = at.explaining_at_picture("class" if negative else score, method)
+    biases = at.explaining_at_biases("class" if negative else score) if method.needs == "biases" else []
     return Site(
         op=at.op,
         activations=as_places(at.op, at.picture.value, at.picture.layout),
         explained_class=at.subject.explained,
         gradients=_alike(gradients, at.op.Neg(gradients)) if negative else gradients,
+        biases=[_alike(bias, at.op.Neg(bias)) for bias in biases] if negative else biases,
     )
 
 

@@ -14,7 +14,12 @@ A method of one's own is one decorated function, registered where it is defined 
     onnxcam.attach("plain.onnx", method="absolute")
 """
 
-from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise, picture, perturbation  # isort: skip  # registers the methods
+# isort: off
+# registers the methods, in this order
+from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise
+from onnxcam.methods import picture, fullgrad, perturbation
+
+# isort: on
 from onnxcam.methods.fusion import fused
 from onnxcam.methods.registry import (
     Backward,
@@ -40,6 +45,7 @@ __all__ = [
     "find_method",
     "find_methods",
     "finer",
+    "fullgrad",
     "fused",
     "gradcam",
     "graph_methods",

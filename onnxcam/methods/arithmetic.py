@@ -28,7 +28,7 @@ def sign(op: OpBuilder, x: ir.Value) -> ir.Value:
 
 
 def between_zero_and_one(op: OpBuilder, cam: ir.Value) -> ir.Value:
-    """Each map [N, h, w] less its minimum, over its range; a flat one becomes 0."""
-    raised = op.Sub(cam, op.ReduceMin(cam, [1, 2], keepdims=1))
-    scaled: ir.Value = op.Div(raised, op.Max(op.ReduceMax(raised, [1, 2], keepdims=1), TINY))
+    """Each map of [N, h, w], or of [N, C, h, w], less its minimum, over its range; a flat one becomes 0."""
+    raised = op.Sub(cam, op.ReduceMin(cam, [-2, -1], keepdims=1))
+    scaled: ir.Value = op.Div(raised, op.Max(op.ReduceMax(raised, [-2, -1], keepdims=1), TINY))
     return scaled

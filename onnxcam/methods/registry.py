@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["activations", "gradients", "curvature", "head", "pictures"]
+Needs = Literal["activations", "gradients", "curvature", "biases", "head", "pictures"]
 Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
@@ -61,6 +61,8 @@ class Site:
     curvature: H A, shaped and typed as A, with H = ∂²y/∂A² the Hessian of the score; None where that is zero, as behind
         convolutions, ReLU and pooling, or for a method that does not need it.
     head: the model's classic CAM head; None where it has another or the method does not need it.
+    biases: what each bias of the model adds to the score at each place, b · g where it is added, float32 [N, C, h, w]
+        of its own size; empty for a method that does not need it.
     eigen_smooth: what `combine` does.
     picture: the same at the picture that the model takes, for a method that needs it beside the layer.
 
@@ -73,6 +75,7 @@ class Site:
     gradients: ir.Value | None = None
     curvature: ir.Value | None = None
     head: Head | None = None
+    biases: Sequence[ir.Value] = ()
     eigen_smooth: bool = False
     picture: Site | None = None
 
@@ -101,8 +104,8 @@ class Method:
     """One method: ``build`` emits the raw map, float [N, h, w].
 
     build: None for a method that runs the model on changed ``pictures``, in the runtime.
-    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, these and the ``curvature``, or a
-        classic CAM ``head``; or else changed ``pictures``.
+    needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, these and the ``curvature``, these
+        and the ``biases``, or a classic CAM ``head``; or else changed ``pictures``.
     summary: what it shows, in one sentence.
     reads: of a method on changed pictures, which outputs of the file it needs.
     cost: over an inference of the plain model, in words.
@@ -131,7 +134,7 @@ class Method:
     @property
     def differentiates(self) -> bool:
         """Whether it is made of derivatives of a score, and so of any score: of -y_c, or of y_c - y_d."""
-        return self.needs in ("gradients", "curvature")
+        return self.needs in ("gradients", "curvature", "biases")
 
 
 _methods: dict[str, Method] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["run", "run_graph"]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,7 @@ def run(
     g: np.ndarray,
     *,
     curvature: np.ndarray | None = None,
+    biases: Sequence[np.ndarray] = (),
     weights: np.ndarray | None = None,
     explained: int = 0,
     eigen_smooth: bool = False,
@@ -29,6 +30,7 @@ def run(
     """The maps [N, h, w] of the method ``name`` on A and g [N, C, h, w]; ``weights`` are those of a CAM head.
 
     curvature: H A, shaped as A.
+    biases: what each adds to the score, [N, C, h, w].
 
     A method that needs layer and picture has A and g for both.
     """
@@ -38,12 +40,16 @@ def run(
         x["A"].shape = ir.Shape(shape)
         head = Head(weights=x.get("weights"))
         picture = Site(op=op, activations=x["A"], gradients=x["g"], explained_class=x["k"])
+        added = [value for name, value in x.items() if name.startswith("bias")]
+        for value, array in zip(added, biases, strict=True):
+            value.shape = ir.Shape(["N", *((None,) * 3 if open_sizes else array.shape[1:])])
         return find_method(name).build(
             Site(
                 op=op,
                 activations=x["A"],
                 gradients=x["g"],
                 curvature=x.get("H"),
+                biases=added,
                 explained_class=x["k"],
                 head=head,
                 eigen_smooth=eigen_smooth,
@@ -52,6 +58,7 @@ def run(
         )
 
     feed = {"A": A, "g": g, "H": curvature, "weights": weights}
+    feed |= {f"bias{i}": bias for i, bias in enumerate(biases)}
     feed = {name: x for name, x in feed.items() if x is not None}
     classes = {"k": np.full(len(A), explained, np.int64)}
     return run_graph(build, {name: x.astype(np.float32) for name, x in feed.items()} | classes)

@@ -134,6 +134,19 @@ def test_the_picture_has_one_map_by_hand():
     by_hand([[0, 2, 0], [0, 0, 3]], "guided-gradcam", A, g)
 
 
+@pytest.mark.parametrize("open_sizes", [False, True])
+def test_fullgrad_by_hand(open_sizes):
+    # the picture's share is |x · g| = |(1, -2, 0)|, scaled (1/2, 1, 0)
+    x, dx = np.array([[[[1, 2, 4]]]]), np.array([[[[1, -1, 0]]]])
+    by_hand([[0.5, 1, 0]], "fullgrad", x, dx, open_sizes=open_sizes)
+    # a bias of two channels, |(1, -3)| and |(2, 2)|: scaled (0, 1) and, being flat, (0, 0); enlarged (0, 1/2, 1);
+    # another of the same size, |(5, 5 + 1)|, adds the same: (1/2, 1, 0) + (0, 1, 2) less its smallest, 1/2
+    biases = [np.array([[[[1, -3]], [[-2, 2]]]]), np.array([[[[5, 6]]]])]
+    by_hand([[0, 1.5, 1.5]], "fullgrad", x, dx, biases=biases, open_sizes=open_sizes)
+    # and one as large as the picture: + (1, 0, 0)
+    by_hand([[0, 0.5, 0.5]], "fullgrad", x, dx, biases=[*biases, np.array([[[[-9, 3, 3]]]])], open_sizes=open_sizes)
+
+
 def test_finercam_and_refinecam_are_others_at_one_layer():
     np.testing.assert_array_equal(run("finercam", A, g), run("gradcam", A, g))
     np.testing.assert_array_equal(run("refinecam", A, g), run("gradcam++", A, g))

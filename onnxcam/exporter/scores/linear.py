@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from onnxcam.errors import MethodError
-from onnxcam.exporter.layers import Target, behind_identity
+from onnxcam.exporter.layers import Target, behind_identity, is_weight
 from onnxcam.exporter.layout import Layout
 from onnxcam.exporter.scores.table import skip
 from onnxcam.methods import Head
@@ -58,7 +58,7 @@ def last_linear(score: ir.Value, classes: int) -> Linear | None:
         return None
     node = value.producer()
     if node is not None and node.op_type == "Add" and not node.domain:
-        terms = [x for x in node.inputs if x is not None and not _is_constant(x)]
+        terms = [x for x in node.inputs if x is not None and not is_weight(x)]
         node = terms[0].producer() if len(terms) == 1 else None
         if node is None or node.op_type != "MatMul":
             return None
@@ -67,7 +67,7 @@ def last_linear(score: ir.Value, classes: int) -> Linear | None:
     x, weight, *bias = node.inputs
     if x is None or weight is None or x.shape is None or weight.shape is None:
         return None
-    if not all(_is_constant(v) for v in (weight, *bias) if v is not None):
+    if not all(is_weight(v) for v in (weight, *bias) if v is not None):
         return None
     attributes = node.attributes
     if node.op_type == "Conv":
@@ -92,14 +92,6 @@ def class_rows(op: OpBuilder, linear: Linear, explained: ir.Value) -> ir.Value:
     if linear.alpha != 1.0:
         rows = op.Mul(rows, linear.alpha)
     return rows
-
-
-def _is_constant(value: ir.Value) -> bool:
-    """Whether ``value`` is a weight, or made of weights alone (one that is stored in half precision, say)."""
-    node = value.producer()
-    if node is None:
-        return value.is_initializer() and not value.is_graph_input()
-    return bool(node.inputs) and all(x is None or _is_constant(x) for x in node.inputs)
 
 
 def _pools(node: ir.Node, layout: Layout) -> bool:
