@@ -40,9 +40,10 @@ from onnxcam.contract import (
 )
 from onnxcam.errors import ExportError, LayerError
 from onnxcam.exporter.biases import find_biases
+from onnxcam.exporter.gradients import Gradients
 from onnxcam.exporter.layers import Target, picture_target
 from onnxcam.exporter.layout import shape_text
-from onnxcam.exporter.maps import Gradients, check_methods, maps
+from onnxcam.exporter.maps import check_methods, maps
 from onnxcam.exporter.options import ArtifactOptions
 from onnxcam.exporter.scores.contrast import other_classes
 from onnxcam.exporter.scores.protocol import Score
