@@ -49,6 +49,7 @@ from onnxcam.exporter.scores.contrast import other_classes
 from onnxcam.exporter.scores.protocol import Score
 from onnxcam.exporter.scores.table import together
 from onnxcam.exporter.shapes import infer_shapes
+from onnxcam.exporter.simplification import simplify
 from onnxcam.methods import Method, find_methods
 
 _WORTH_HALVING = 32768
@@ -96,6 +97,7 @@ def add_explanation(
         added[AGAINST_CLASS] = together(op, others)
     for name, value in added.items():
         _add_output(op, name, value)
+    simplify(op, forward)
     _merge_constants(graph, own)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)

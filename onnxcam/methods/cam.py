@@ -32,4 +32,4 @@ def cam(at: Site) -> ir.Value:
             raise MethodError("'cam' is a single channel in this model, with nothing to smooth: leave eigen-smooth out")
         cam: ir.Value = op.GatherND(at.activations, op.Unsqueeze(at.explained_class, [1]), batch_dims=1)
         return cam
-    return at.combine(op.Mul(op.Unsqueeze(at.head.weights, [2, 3]), at.activations))
+    return at.weigh(op.Unsqueeze(at.head.weights, [2, 3]))

@@ -23,4 +23,4 @@ def fem(at: Site) -> ir.Value:
     centred = op.Sub(at.activations, op.ReduceMean(at.activations, [2, 3], keepdims=1))
     deviation = op.Sqrt(op.ReduceMean(op.Mul(centred, centred), [2, 3], keepdims=1))
     rare = op.CastLike(op.Greater(centred, op.Mul(2.0, deviation)), centred)
-    return at.combine(op.Mul(op.ReduceMean(rare, [2, 3], keepdims=1), at.activations))
+    return at.weigh(op.ReduceMean(rare, [2, 3], keepdims=1))

@@ -26,7 +26,7 @@ def gradcam(at: Site) -> ir.Value:
     """
     op = at.op
     weights = op.ReduceMean(at.gradients, [2, 3], keepdims=1)
-    return at.evidence(op.Mul(weights, at.activations))
+    return op.Relu(at.weigh(weights))  # type: ignore[no-any-return]
 
 
 @method(
@@ -46,7 +46,7 @@ def gradcam_plus_plus(at: Site) -> ir.Value:
     op = at.op
     divisor = op.Add(2.0, op.Mul(at.gradients, op.ReduceSum(at.activations, [2, 3], keepdims=1)))
     weights = op.ReduceSum(quotient(op, op.Relu(at.gradients), divisor, 1e-6), [2, 3], keepdims=1)
-    return at.evidence(op.Mul(weights, at.activations))
+    return op.Relu(at.weigh(weights))  # type: ignore[no-any-return]
 
 
 @method(
@@ -65,4 +65,4 @@ def xgradcam(at: Site) -> ir.Value:
     total = op.ReduceSum(at.activations, [2, 3], keepdims=1)
     active = op.ReduceSum(op.Mul(at.gradients, at.activations), [2, 3], keepdims=1)
     rounding = op.Mul(op.ReduceSum(op.Abs(at.activations), [2, 3], keepdims=1), 1e-6)
-    return at.evidence(op.Mul(quotient(op, active, total, rounding), at.activations))
+    return op.Relu(at.weigh(quotient(op, active, total, rounding)))  # type: ignore[no-any-return]

@@ -33,6 +33,6 @@ def random(at: Site) -> ir.Value:
     channels, _, _ = at.sizes
     if channels is None:
         raise MethodError("'random' needs to know how many channels the layer has, and this one leaves it open")
-    weights = np.random.default_rng(_SEED).uniform(-1, 1, (channels, 1, 1)).astype(np.float32)
+    weights = np.random.default_rng(_SEED).uniform(-1, 1, (1, channels, 1, 1)).astype(np.float32)
     name = f"random_{op.builder.graph.num_nodes()}"  # there may be several layers
-    return at.evidence(op.Mul(op.initializer(ir.tensor(weights), name=name), at.activations))
+    return op.Relu(at.weigh(op.initializer(ir.tensor(weights), name=name)))  # type: ignore[no-any-return]

@@ -28,4 +28,4 @@ def shapleycam(at: Site) -> ir.Value:
     op = at.op
     shares = at.gradients if at.curvature is None else op.Sub(at.gradients, op.Mul(at.curvature, 0.5))
     weights = op.ReduceMean(shares, [2, 3], keepdims=1)
-    return at.evidence(op.Mul(weights, at.activations))
+    return op.Relu(at.weigh(weights))  # type: ignore[no-any-return]

@@ -53,6 +53,7 @@ def conv(attributes, x, w, *, like_torch=True, **more):
 
 CASES = [
     conv("", (2, 4, 5, 7), (6, 4, 1, 1)),
+    conv("", (2, 4, 1, 1), (6, 4, 1, 1)),
     conv("pads=[1,1,1,1]", (2, 4, 5, 7), (6, 4, 3, 3), b=(6,)),
     conv("pads=[1,0,2,1]", (2, 4, 5, 7), (6, 4, 3, 2)),
     conv("pads=[3,2,1,0]", (2, 4, 5, 7), (6, 4, 2, 1)),  # more padding than kernel
@@ -159,6 +160,7 @@ def test_special_values(row):
     [
         (conv("pads=[1,1,1,1]", (2, 4, 5, 7), (6, 4, 3, 3)), ["Transpose", "Slice", "Conv"]),
         (conv("", (2, 4, 5, 7), (6, 4, 1, 1)), ["Transpose", "Conv"]),
+        (conv("", (2, 4, 1, 1), (6, 4, 1, 1)), ["Flatten", "Flatten", "MatMul", "Unsqueeze"]),
         (conv("group=4, pads=[1,1,1,1]", (2, 4, 5, 7), (4, 1, 3, 3)), ["Slice", "Conv"]),
         (conv("strides=[2,2], pads=[1,1,1,1]", (2, 4, 8, 8), (6, 4, 3, 3)), ["ConvTranspose"]),
         (conv("strides=[2,2], pads=[0,0,1,1]", (2, 4, 8, 8), (6, 4, 3, 3)), ["ConvTranspose", "Slice"]),

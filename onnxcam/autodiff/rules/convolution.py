@@ -103,13 +103,34 @@ def conv(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
     x, w = at.input(0), at.input(1)
     group, kernel = at.attribute("group", 1), _kernel(at, w)
     along = windows(at, x, kernel)
-    return (
-        lambda: correlation_adjoint(
+
+    def dx() -> ir.Value:
+        if group == 1 and _is_one_place(w, x) and _is_one_place(w, at.y[0]):
+            return _by_matrix(at, dy, w, len(along))
+        return correlation_adjoint(
             at, dy, lambda: w, along, x=x, group=group, mirrored=lambda: _mirrored(at, w, kernel, group)
-        ),
+        )
+
+    return (
+        dx,
         lambda: _weight_adjoint(at, dy, x, w, along, group),
         lambda: at.op.ReduceSum(dy, [0, *range(2, 2 + len(along))], keepdims=0),
     )
+
+
+def _is_one_place(w: ir.Value, x: ir.Value) -> bool:
+    """Whether the kernel of ``w`` and the map ``x`` are of one place, as behind a global pool."""
+    return all(
+        value.shape is not None and len(value.shape) > 2 and all(size == 1 for size in value.shape[2:])
+        for value in (w, x)
+    )
+
+
+def _by_matrix(at: Site, dy: ir.Value, w: ir.Value, rank: int) -> ir.Value:
+    """``dy`` times ``w`` as a matrix, which needs no mirrored copy of the weight and half the time of a Conv."""
+    op = at.op
+    dx: ir.Value = op.MatMul(op.Flatten(dy), op.Flatten(w))
+    return op.Unsqueeze(dx, list(range(2, 2 + rank)))  # type: ignore[no-any-return]
 
 
 def _kernel(at: Site, w: ir.Value) -> list[int]:

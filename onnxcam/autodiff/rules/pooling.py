@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
 from onnxcam.autodiff.rules.convolution import correlation_adjoint
-from onnxcam.autodiff.rules.movement import fit, number, restore, scatter_add
+from onnxcam.autodiff.rules.movement import fit, number, restore, scatter_add, spread_evenly
 from onnxcam.autodiff.rules.windows import Window, windows
 
 
@@ -27,7 +27,7 @@ def _spread_evenly(at: Site, dy: ir.Value, x: ir.Value) -> ir.Value:
     height_width = [dim for dim in (x.shape or [])[2:] if isinstance(dim, int)]
     dx: ir.Value
     if len(height_width) == at.rank(x) - 2:
-        dx = at.op.Expand(at.op.Mul(dy, 1.0 / math.prod(height_width)), [1, 1, *height_width])
+        dx = spread_evenly(at, dy, [1, 1, *height_width])
     else:
         size = at.op.ReduceProd(at.op.Shape(x, start=2), keepdims=0)
         dx = at.op.Expand(at.op.Div(dy, at.op.CastLike(size, dy)), at.op.Shape(x))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, has_adjoint, rule
 from onnxcam.autodiff.rules.masks import as_type_of
+from onnxcam.autodiff.rules.movement import spread_evenly
 
 # Sums and norms
 
@@ -22,7 +23,15 @@ def reduce_sum(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
 
 @rule("ReduceMean", versions=(13, 18))
 def reduce_mean(at: Site, dy: ir.Value) -> Sequence[Adjoint]:
-    return (lambda: _spread(at, _divided_by_count(at, dy)),)
+    def dx() -> ir.Value:
+        axes = _axes(at)
+        lengths = None if isinstance(axes, ir.Value) else _lengths(at.input(0), axes)
+        if not axes or lengths is None:
+            return _spread(at, _divided_by_count(at, dy))
+        target = dict(zip(axes, lengths, strict=True))  # type: ignore[arg-type]
+        return spread_evenly(at, _kept(at, dy), [target.get(axis, 1) for axis in range(at.rank(at.input(0)))])
+
+    return (dx,)
 
 
 @rule("ReduceSumSquare", versions=(18,))
