@@ -97,7 +97,7 @@ def add_explanation(
         added[AGAINST_CLASS] = together(op, others)
     for name, value in added.items():
         _add_output(op, name, value)
-    simplify(op, forward)
+    simplify(graph, forward)
     _merge_constants(graph, own)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)

@@ -13,20 +13,19 @@ from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import OpBuilder
 
 _ELEMENTWISE: Final = frozenset(
     {"Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Pow", "Sub"}
 )
 
 
-def simplify(op: OpBuilder, forward: int) -> None:
-    """Run every pass on the nodes that stand behind the first ``forward`` of the graph that ``op`` builds."""
-    mean_before_spread(op, list(op.builder.graph)[forward:])
-    ranked_constants(op.builder.graph, list(op.builder.graph)[forward:])
+def simplify(graph: ir.Graph, forward: int) -> None:
+    """Run every pass on the nodes that stand behind the first ``forward``."""
+    mean_before_spread(graph, list(graph)[forward:])
+    ranked_constants(graph, list(graph)[forward:])
 
 
-def mean_before_spread(op: OpBuilder, nodes: Sequence[ir.Node]) -> None:
+def mean_before_spread(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
     """mean(v · c) = v · mean(c) where v is the same all over the axes: c is constant then, and so is its mean.
 
     Grad-CAM takes the mean over places of what a global pool's adjoint has spread over them. Saves a pass over the
@@ -42,9 +41,17 @@ def mean_before_spread(op: OpBuilder, nodes: Sequence[ir.Node]) -> None:
         for value, factor in (spread.inputs, spread.inputs[::-1]):
             if value is None or factor is None or not _is_one(value, axes.reshape(-1).tolist(), product):
                 continue
-            mean = op.Mul(value, op.ReduceMean(factor, node.inputs[1], keepdims=1))
-            mean.type, mean.shape = node.outputs[0].type, node.outputs[0].shape
-            ir.convenience.replace_all_uses_with(node.outputs[0], mean)
+            old = node.outputs[0]
+            of_factor, mean = ir.Value(name=f"{old.name}_of_factor"), ir.Value(name=f"{old.name}_of_product")
+            mean.type, mean.shape = old.type, old.shape
+            new = [
+                ir.node("ReduceMean", [factor, node.inputs[1]], {"keepdims": 1}, outputs=[of_factor]),
+                ir.node("Mul", [value, of_factor], outputs=[mean]),
+            ]
+            for each in new:
+                each.name = f"{node.name}_{each.op_type}"
+            graph.insert_before(node, new)
+            ir.convenience.replace_all_uses_with(old, mean)
             break
 
 
