@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["captures", "close", "copied", "discard", "remove", "scan", "several", "subgraphs"]
+__all__ = ["captures", "close", "copied", "discard", "prune", "remove", "scan", "several", "subgraphs"]
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -64,9 +64,7 @@ def close(op: OpBuilder, forward: Iterable[ir.Node], outputs: Sequence[ir.Value]
         plain = value.producer() is not None and value.graph is graph and value not in own
         own.append(value if plain else _copy(op, value))
     graph.outputs[:] = own
-    for node in reversed(graph):
-        if not any(y.uses() or y.is_graph_output() for y in node.outputs):
-            remove(graph, [node])
+    prune(graph)
     return graph
 
 
@@ -106,6 +104,13 @@ def _copy(op: OpBuilder, value: ir.Value) -> ir.Value:
     copy: ir.Value = op.Identity(value)
     copy.type, copy.shape = value.type, value.shape
     return copy
+
+
+def prune(graph: ir.Graph) -> None:
+    """Take away every node of ``graph`` that its outputs do not need; what only their subgraphs read goes too."""
+    for node in reversed(graph):
+        if not any(y.uses() or y.is_graph_output() for y in node.outputs):
+            remove(graph, [node])
 
 
 def discard(graph: ir.Graph) -> None:

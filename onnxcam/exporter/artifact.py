@@ -22,6 +22,7 @@ from onnxscript import OpBuilder
 
 import onnxcam
 from onnxcam.autodiff.emitter import emitter
+from onnxcam.autodiff.subgraphs import prune
 from onnxcam.contract import (
     ACTIVATIONS,
     AGAINST_CLASS,
@@ -45,6 +46,7 @@ from onnxcam.exporter.layers import Target, picture_target
 from onnxcam.exporter.layout import shape_text
 from onnxcam.exporter.maps import check_methods, maps
 from onnxcam.exporter.options import ArtifactOptions
+from onnxcam.exporter.rerun import Reruns
 from onnxcam.exporter.scores.contrast import other_classes
 from onnxcam.exporter.scores.protocol import Score
 from onnxcam.exporter.scores.table import together
@@ -85,7 +87,17 @@ def add_explanation(
         Gradients(op=op, model=model, targets=targets, picture=picture, biases=biases, subject=subject, other=other)
         for subject, other in zip_longest(subjects, others)
     ]
-    found = [maps(each, chosen, options) for each in grads]
+    reruns = Reruns(
+        op=op,
+        model=model,
+        targets=targets,
+        subjects=subjects,
+        others=others,
+        explain=options.explain,
+        image=image,
+        preprocess=options.preprocess,
+    )
+    found = [maps(each, chosen, options, reruns) for each in grads]
     added: dict[str, ir.Value] = {}
     for k, target in enumerate(targets):
         added |= {name: together(op, [cams[k][name] for cams in found]) for name in found[0][k]}
@@ -100,7 +112,7 @@ def add_explanation(
     simplify(graph, forward)
     _merge_constants(graph, own)
     passes.CommonSubexpressionEliminationPass()(model)
-    passes.RemoveUnusedNodesPass()(model)
+    _remove_unused(model)
     passes.NameFixPass()(model)
     for node in list(graph)[forward:]:
         node.metadata_props.clear()
@@ -141,7 +153,7 @@ def drop_outputs(model: ir.Model, names: Sequence[str]) -> None:
     for output in [output for output in graph.outputs if output.name in names]:
         graph.outputs.remove(output)
     before = len(graph)
-    passes.RemoveUnusedNodesPass()(model)
+    _remove_unused(model)
     info = ArtifactInfo.from_json(model.metadata_props[METADATA_KEY])
     nodes = dict(info.nodes)
     nodes["backward"] -= before - len(graph)
@@ -185,7 +197,7 @@ def remove_explanation(model: ir.Model) -> ArtifactInfo:
     names = _added_outputs(info.methods, len(info.layers), info.score)
     for output in [y for y in graph.outputs if y.name in names]:
         graph.outputs.remove(output)
-    passes.RemoveUnusedNodesPass()(model)
+    _remove_unused(model)
     for x in [x for x in graph.inputs if x.name in SCORE_INPUTS]:
         graph.inputs.remove(x)
         graph.initializers.pop(x.name or "", None)
@@ -195,6 +207,12 @@ def remove_explanation(model: ir.Model) -> ArtifactInfo:
                 if y.name == layer_output(ACTIVATIONS, k):
                     y.name = layer.name if not _taken(graph, layer.name) else f"{layer.name}.map"
     return info
+
+
+def _remove_unused(model: ir.Model) -> None:
+    """Remove nodes and initializers that no output needs: the pass by itself leaves what subgraphs read."""
+    prune(model.graph)
+    passes.RemoveUnusedNodesPass()(model)
 
 
 def _taken(graph: ir.Graph, name: str) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Explained", "Gradients", "alike", "as_places"]
+__all__ = ["Gradients", "alike", "as_places"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
@@ -16,14 +16,12 @@ from onnxcam.errors import IndependentError, MethodError
 from onnxcam.exporter.biases import Bias
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import Layout, canonical
-from onnxcam.exporter.scores.contrast import contrast_seed, finer_seed
-from onnxcam.exporter.scores.protocol import Seed, Subject
+from onnxcam.exporter.scores.contrast import Explained, seed_of
+from onnxcam.exporter.scores.protocol import Subject
 from onnxcam.methods import Backward, Method
 
 _HALF_SCALE: Final = 1024.0
 """What the seed is multiplied by in float16, and the gradients divided by: small ones would be rounded to zero."""
-
-Explained = Literal["class", "counterfactual", "contrast", "finer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +109,7 @@ class Gradients:
         everywhere = dict.fromkeys([*targets, *(bias.value for bias in self.biases)])
         wrt = list(everywhere) if backward == "gradient" else list(values)
         if (score, backward) not in self._found:
-            start = self._seed(score)
+            start = seed_of(self.op, self.subject, score, self.other)
             adjoint = start.adjoint
             if self._scale != 1:
                 adjoint = alike(adjoint, self.op.Mul(adjoint, self._scale))
@@ -124,17 +122,6 @@ class Gradients:
                 )
             self._found[score, backward] = dict(zip(wrt, found, strict=True))
         return [self._found[score, backward][value] for value in values]
-
-    def _seed(self, score: Explained) -> Seed:
-        if score == "counterfactual":
-            start = self.subject.seed(self.op)
-            return Seed(value=start.value, adjoint=alike(start.adjoint, self.op.Neg(start.adjoint)))
-        if score == "finer":
-            return finer_seed(self.op, self.subject)
-        if score == "contrast":
-            assert self.other is not None
-            return contrast_seed(self.op, self.subject, self.other)
-        return self.subject.seed(self.op)
 
 
 def as_places(op: OpBuilder, value: ir.Value, layout: Layout, *, over: float = 1.0) -> ir.Value:

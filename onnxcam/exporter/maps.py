@@ -10,10 +10,12 @@ import onnx_ir as ir
 
 from onnxcam.contract import cam_output
 from onnxcam.errors import LayerError, MethodError
-from onnxcam.exporter.gradients import Explained, Gradients, alike, as_places
+from onnxcam.exporter.gradients import Gradients, alike, as_places
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import as_volume
 from onnxcam.exporter.options import ArtifactOptions
+from onnxcam.exporter.rerun import Reruns
+from onnxcam.exporter.scores.contrast import Explained
 from onnxcam.methods import Head, Method, Site, fused
 
 
@@ -23,7 +25,7 @@ def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers
     for method in methods:
         if method.fusion and layers < 2:
             raise MethodError(f"'{method.name}' joins the maps of several layers: name two or more with --layer")
-        if explain != "class" and not method.differentiates:
+        if explain != "class" and not method.differentiates and method.needs != "rerun":
             raise MethodError(
                 f"'{method.name}' takes no gradients, so it tells nothing of a {explain}: take 'gradcam', or another "
                 "that 'onnxcam methods' lists with gradients"
@@ -33,13 +35,19 @@ def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers
         if options.fuse and method.target != "layer":
             raise MethodError(f"'{method.name}' is a map of the picture, no layer to fuse: leave it or fuse out")
         if options.eigen_smooth and not method.smooths:
-            what = "of the picture, not of a layer" if method.target == "picture" else "a principal component itself"
+            what = "a principal component itself"
+            if method.needs == "rerun":
+                what = "made of scores, not of channels"
+            elif method.target == "picture":
+                what = "of the picture, not of a layer"
             raise MethodError(f"'{method.name}' is {what}: leave it or eigen-smooth out")
     if options.fuse and layers < 2:
         raise LayerError("only the maps of several layers can be fused: name two or more with --layer")
 
 
-def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> list[dict[str, ir.Value]]:
+def maps(
+    at: Gradients, methods: Sequence[Method], options: ArtifactOptions, reruns: Reruns
+) -> list[dict[str, ir.Value]]:
     """For each layer, the maps of ``methods`` by the names of their outputs: float32 [N, h, w].
 
     A map of all layers stands with the first, and so does one of the picture.
@@ -55,15 +63,16 @@ def maps(at: Gradients, methods: Sequence[Method], options: ArtifactOptions) -> 
             continue
         cams = []
         gradients, curvatures = _gradients(at, method, options), _curvatures(at, method, options)
-        for target, activations, gradient, curvature in zip(at.targets, places, gradients, curvatures, strict=True):
+        for k, (target, activations) in enumerate(zip(at.targets, places, strict=True)):
             head = _head(at, target) if method.needs == "head" else None
             site = Site(
                 op=op,
                 activations=activations,
                 explained_class=at.subject.explained,
-                gradients=gradient,
-                curvature=curvature,
+                gradients=gradients[k],
+                curvature=curvatures[k],
                 head=head,
+                rerun=reruns.of(at.subject, k, activations) if method.needs == "rerun" else None,
                 eigen_smooth=options.eigen_smooth,
                 picture=picture,
             )

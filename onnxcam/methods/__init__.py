@@ -16,7 +16,7 @@ A method of one's own is one decorated function, registered where it is defined 
 
 # isort: off
 # registers the methods, in this order
-from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise
+from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise, ablation, recipro
 from onnxcam.methods import picture, fullgrad, perturbation
 
 # isort: on
@@ -24,7 +24,9 @@ from onnxcam.methods.fusion import fused
 from onnxcam.methods.registry import (
     Backward,
     Head,
+    Masks,
     Method,
+    Rerun,
     Site,
     find_method,
     find_methods,
@@ -36,8 +38,11 @@ from onnxcam.methods.registry import (
 __all__ = [
     "Backward",
     "Head",
+    "Masks",
     "Method",
+    "Rerun",
     "Site",
+    "ablation",
     "cam",
     "eigen",
     "elementwise",
@@ -54,6 +59,7 @@ __all__ = [
     "noise",
     "perturbation",
     "picture",
+    "recipro",
     "refine",
     "shapley",
 ]

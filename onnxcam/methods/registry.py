@@ -6,9 +6,11 @@ __all__ = [
     "Backward",
     "Fusion",
     "Head",
+    "Masks",
     "Method",
     "Needs",
     "Reads",
+    "Rerun",
     "Score",
     "Site",
     "Target",
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["activations", "gradients", "curvature", "biases", "head", "pictures"]
+Needs = Literal["activations", "gradients", "curvature", "biases", "head", "rerun", "pictures"]
 Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
@@ -52,6 +54,33 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """A row of masks for the feature map, to be multiplied with: one for each channel, or one for each place.
+
+    build: emits some of them from ``op``, their numbers, int64 [B], and C, h and w, int64 [3]: float32
+        [B, C or 1, h or 1, w or 1]. Places are numbered row by row.
+    along: what they are counted along.
+
+    Tokens without a place are kept as they are where masks are ``along`` places.
+    """
+
+    build: Callable[[OpBuilder, ir.Value, ir.Value], ir.Value]
+    along: Literal["channels", "places"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """The part of the model behind the feature map, to be run again on masked copies of it.
+
+    score: the class score of the map as it is, float32 [N].
+    scores: emits the class scores of A ⊙ m for each m of some `Masks`: float32 [N, C] or [N, h·w].
+    """
+
+    score: ir.Value
+    scores: Callable[[Masks], ir.Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a method is built.
 
@@ -63,6 +92,7 @@ class Site:
     head: the model's classic CAM head; None where it has another or the method does not need it.
     biases: what each bias of the model adds to the score at each place, b · g where it is added, float32 [N, C, h, w]
         of its own size; empty for a method that does not need it.
+    rerun: the part of the model behind A, whatever it is; None for a method that does not need it.
     eigen_smooth: what `combine` does.
     picture: the same at the picture that the model takes, for a method that needs it beside the layer.
 
@@ -76,6 +106,7 @@ class Site:
     curvature: ir.Value | None = None
     head: Head | None = None
     biases: Sequence[ir.Value] = ()
+    rerun: Rerun | None = None
     eigen_smooth: bool = False
     picture: Site | None = None
 
@@ -117,7 +148,8 @@ class Method:
 
     build: None for a method that runs the model on changed ``pictures``, in the runtime.
     needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, these and the ``curvature``, these
-        and the ``biases``, or a classic CAM ``head``; or else changed ``pictures``.
+        and the ``biases``, a classic CAM ``head``, or a ``rerun`` of what is behind the feature map; or else changed
+        ``pictures``.
     summary: what it shows, in one sentence.
     reads: of a method on changed pictures, which outputs of the file it needs.
     cost: over an inference of the plain model, in words.

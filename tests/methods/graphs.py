@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnxscript import OpBuilder
 
 from onnxcam.autodiff.emitter import emitter
-from onnxcam.methods import Head, Site, find_method
+from onnxcam.methods import Head, Masks, Rerun, Site, find_method
 
 
 def run(
@@ -33,6 +33,7 @@ def run(
     biases: what each adds to the score, [N, C, h, w].
 
     A method that needs layer and picture has A and g for both.
+    A rerun sums the places of each channel up, and the channels with ``weights``, or 1.
     """
     shape = ["N", A.shape[1], *(("h", "w") if open_sizes else A.shape[2:])]
 
@@ -52,6 +53,7 @@ def run(
                 biases=added,
                 explained_class=x["k"],
                 head=head,
+                rerun=linear_rerun(op, x["A"], x.get("weights")),
                 eigen_smooth=eigen_smooth,
                 picture=picture,
             )
@@ -62,6 +64,22 @@ def run(
     feed = {name: x for name, x in feed.items() if x is not None}
     classes = {"k": np.full(len(A), explained, np.int64)}
     return run_graph(build, {name: x.astype(np.float32) for name, x in feed.items()} | classes)
+
+
+def linear_rerun(op: OpBuilder, A: ir.Value, weights: ir.Value | None) -> Rerun:
+    """y = Σ_c w_c Σ_s A_c, of all masked copies at a time."""
+
+    def score(x: ir.Value) -> ir.Value:
+        sums = op.ReduceSum(x, [-2, -1], keepdims=0)
+        return op.ReduceSum(sums if weights is None else op.Mul(sums, op.Unsqueeze(weights, [1])), [-1], keepdims=0)
+
+    def scores(masks: Masks) -> ir.Value:
+        size = op.Shape(A, start=1, end=4)
+        counted = op.Slice(size, [1], [3]) if masks.along == "places" else op.Slice(size, [0], [1])
+        mask = masks.build(op, op.Range(0, op.ReduceProd(counted, keepdims=0), 1), size)
+        return score(op.Mul(op.Unsqueeze(A, [1]), op.Unsqueeze(mask, [0])))
+
+    return Rerun(score=op.Squeeze(score(op.Unsqueeze(A, [1])), [1]), scores=scores)
 
 
 def run_graph(

@@ -147,6 +147,21 @@ def test_fullgrad_by_hand(open_sizes):
     by_hand([[0, 0.5, 0.5]], "fullgrad", x, dx, biases=[*biases, np.array([[[[-9, 3, 3]]]])], open_sizes=open_sizes)
 
 
+def test_ablationcam_by_hand():
+    # y = 2·7 - 8 = 6; without channel 0 it is -8, without channel 1 14: the weights are 14/6 and -8/6
+    weights = np.array([[2, -1]])
+    by_hand([[0, 28 / 6, 0], [0, 0, 7]], "ablationcam", A, g, weights=weights)
+    # y = -6: it is 8 without channel 0, and -14 without channel 1, so what speaks for the class is channel 1
+    by_hand([[2 / 6, 0, 8 / 6], [8 / 6, 18 / 6, 0]], "ablationcam", A, g, weights=-weights)
+    # a score of 0 has no shares
+    by_hand(np.zeros((2, 3)).tolist(), "ablationcam", A, g, weights=np.array([[8, -7]]))
+
+
+def test_reciprocam_by_hand():
+    # the places alone score 2·A_0 - A_1, the lowest of them -2
+    by_hand([[2, 6, 1], [1, 0, 8]], "reciprocam", A, g, weights=np.array([[2, -1]]))
+
+
 def test_finercam_and_refinecam_are_others_at_one_layer():
     np.testing.assert_array_equal(run("finercam", A, g), run("gradcam", A, g))
     np.testing.assert_array_equal(run("refinecam", A, g), run("gradcam++", A, g))

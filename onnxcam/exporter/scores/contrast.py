@@ -1,19 +1,23 @@
-"""Scores that set a class apart from others: where their differentiation starts."""
+"""What is explained of a subject: its score, the score's negative, or what sets a class apart from others."""
 
 from __future__ import annotations
 
-__all__ = ["contrast_seed", "finer_seed", "other_classes"]
+__all__ = ["Explained", "other_classes", "reading_of", "seed_of", "value_of"]
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final, Literal
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from onnxcam.contract import AGAINST_INDEX, DEFAULT_AGAINST_INDEX
+from onnxcam.contract import AGAINST_INDEX, DEFAULT_AGAINST_INDEX, Explain
 from onnxcam.errors import ExportError
 from onnxcam.exporter.scores.protocol import Seed, Subject
 from onnxcam.exporter.scores.table import apart, chosen, index_input
+
+Explained = Explain | Literal["finer"]
 
 _FAR: Final = 1e30
 _COMPARED: Final = 3
@@ -34,13 +38,42 @@ def other_classes(op: OpBuilder, subjects: Sequence[Subject]) -> list[ir.Value]:
     return found
 
 
-def contrast_seed(op: OpBuilder, subject: Subject, other: ir.Value) -> Seed:
-    """The adjoint of y_c - y_d."""
-    one, two = subject.seed(op), subject.seed(op, other)
-    return Seed(value=one.value, adjoint=_as(one.adjoint, op.Sub(one.adjoint, two.adjoint)))
+def seed_of(op: OpBuilder, subject: Subject, explained: Explained, other: ir.Value | None = None) -> Seed:
+    """Where differentiation starts; a ``contrast`` is from the class ``other`` [N]."""
+    if explained == "finer":
+        return _finer_seed(op, subject)
+    return _explained(op, partial(subject.seed, op), explained, other)
 
 
-def finer_seed(op: OpBuilder, subject: Subject) -> Seed:
+def reading_of(op: OpBuilder, subject: Subject, explained: Explain, other: ir.Value | None = None) -> Seed:
+    """The same to read what is explained at other values: see `Subject.reading`."""
+    return _explained(op, partial(subject.reading, op), explained, other)
+
+
+def _explained(
+    op: OpBuilder, start: Callable[[ir.Value | None], Seed], explained: Explain, other: ir.Value | None
+) -> Seed:
+    own = start(None)
+    if explained == "class":
+        return own
+    if explained == "counterfactual":
+        return replace(own, adjoint=_as(own.adjoint, op.Neg(own.adjoint)))
+    return replace(own, adjoint=_as(own.adjoint, op.Sub(own.adjoint, start(other).adjoint)))
+
+
+def value_of(op: OpBuilder, subject: Subject, explained: Explain, other: ir.Value | None = None) -> ir.Value:
+    """What is explained of a class: y_c, -y_c or y_c - y_d, float32 [N, 1]."""
+    assert subject.explained is not None
+    table = subject.table(op)
+    own: ir.Value = op.GatherElements(table, op.Unsqueeze(subject.explained, [1]), axis=1)
+    if explained == "counterfactual":
+        own = op.Neg(own)
+    if explained == "contrast":
+        own = op.Sub(own, op.GatherElements(table, op.Unsqueeze(other, [1]), axis=1))
+    return own
+
+
+def _finer_seed(op: OpBuilder, subject: Subject) -> Seed:
     """The adjoint of y_c - ȳ, ȳ = Σ_d p_d y_d / Σ_d p_d over the classes d whose scores are nearest to y_c.
 
     p_d / Σ p = w_d is a softmax over the few, and it is differentiated as well: dȳ/dy_d = w_d (1 + y_d - ȳ).

@@ -20,10 +20,14 @@ from onnxcam.methods import Head
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seed:
-    """Where the backward walk starts: at ``value``, with the adjoint ``adjoint`` of the explained number."""
+    """Where the backward walk starts: at ``value``, with the adjoint ``adjoint`` of the explained number.
+
+    unit: of one to read y by, whether it is of ``value`` over its length.
+    """
 
     value: ir.Value
     adjoint: ir.Value
+    unit: bool = False
 
 
 class Subject(ABC):
@@ -39,6 +43,10 @@ class Subject(ABC):
     @abstractmethod
     def seed(self, op: OpBuilder, of: ir.Value | None = None) -> Seed:
         """Where the differentiation of y starts; ``of`` puts other classes [N] in the place of the explained ones."""
+
+    def reading(self, op: OpBuilder, of: ir.Value | None = None) -> Seed:
+        """How y is read where ``value`` becomes another: as Σ value · adjoint, up to what does not change with it."""
+        return self.seed(op, of)
 
     def table(self, op: OpBuilder) -> ir.Value:
         """What y would be of every class, float32 [N, classes]. Raises `MethodError` where there are no classes."""

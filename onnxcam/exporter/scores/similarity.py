@@ -104,3 +104,10 @@ class _Similarity(Subject):
         adjoint = op.Cast(op.Div(across, self._size), to=value.dtype)
         adjoint.dtype, adjoint.shape = value.dtype, value.shape
         return Seed(value=value, adjoint=adjoint)
+
+    def reading(self, op: OpBuilder, of: ir.Value | None = None) -> Seed:
+        """The reference: the cosine is no sum of the embedding, but of the embedding over its length."""
+        value = self.score.value
+        reference = op.Expand(self._reference, op.Shape(value))
+        reference.dtype, reference.shape = ir.DataType.FLOAT, value.shape
+        return Seed(value=value, adjoint=reference, unit=True)
