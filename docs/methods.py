@@ -193,7 +193,7 @@ assert ex.cam.shape == ex.gradients.shape[1:]  # [H, W] of [C, H, W]
 
 ## Running the head again
 
-`ablationcam` and `reciprocam` take the score of masked feature maps. The file has a second copy of the
+`ablationcam`, `reciprocam` and `vitreciprocam` take the score of masked feature maps. The file has a second copy of the
 nodes behind the layer, in a loop (the operator Scan) that runs a few masks at a time; the weights are there once.
 
 - **Cost**: a run of what is behind the layer for each channel or each place, so late layers are quick, and `reciprocam`
@@ -204,6 +204,8 @@ nodes behind the layer, in a loop (the operator Scan) that runs a few masks at a
   `ablationcam` the process of EfficientNet-lite0 has 120 MB at its most, and 110 with `gradcam`.
 - **Exact**: what goes past the layer from before it, such as a skip connection, is each picture's own. Several classes
   (`--classes`) share the runs. Where the model has a number of pictures written into it, masks run one at a time.
+- `vitreciprocam` masks both halves of a residual block, as OpenVINO XAI: at a block's output also the normalisation
+  behind it, and at that normalisation also the skip connection past it; both layers give the same map.
 
 ## Several layers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Behind", "behind"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -29,23 +29,39 @@ class Behind:
     shapes: Sequence[ir.Node]
     beside: Sequence[ir.Value]
 
-    def copied(self, op: OpBuilder, value: ir.Value, images: ir.Value | None = None) -> ir.Value:
+    def copied(
+        self,
+        op: OpBuilder,
+        value: ir.Value,
+        images: ir.Value | None = None,
+        alongside: Callable[[ir.Value], ir.Value] | None = None,
+    ) -> ir.Value:
         """``result`` with ``value`` in the place of its own, by copies of the nodes that ``op`` appends.
 
         images: which picture each row of ``value`` is of, int64 [B]: what is beside is then repeated for them, and
             shapes are those of B pictures. Where None, the rows are the pictures.
+        alongside: what becomes of the other half of a residual block around ``value``: of a skip connection past it,
+            and of its normalisation where ``value`` is the skip connection.
         """
         values = {self.value: value}
+        halves = self._halves() if alongside is not None else []
         nodes = [(node, False) for node in self.nodes]
         if images is not None:
-            values |= {x: _typed_as(x, op.Gather(x, images, axis=0)) for x in self.beside}
+            values |= {x: _typed_as(x, op.Gather(x, images, axis=0)) for x in dict.fromkeys([*self.beside, *halves])}
             nodes = [*((node, True) for node in self.shapes), *nodes]
+        if alongside is not None:
+            values |= {x: alongside(values.get(x, x)) for x in halves}
         for node, is_shape in nodes:
             if images is not None and is_shape and node.op_type == "Shape" and node.inputs[0] not in values:
                 values[node.outputs[0]] = _shape_of_rows(op, node, images)
-            else:
+            elif node.outputs[0] not in values:
                 _copy(op, node, values)
         return values[self.result]
+
+    def _halves(self) -> list[ir.Value]:
+        """The other half of a residual block around ``value``, or behind it."""
+        skipped = [x for x in self.beside if _is_alike(x, self.value)]
+        return [*skipped, *_normalised(self.value, set(self.nodes))]
 
 
 def behind(graph: ir.Graph, value: ir.Value, result: ir.Value) -> Behind | None:
@@ -116,6 +132,44 @@ def _shape_of_rows(op: OpBuilder, node: ir.Node, images: ir.Value) -> ir.Value:
         sizes = op.Slice(sizes, [start], [end], [0])
     sizes.dtype = ir.DataType.INT64
     return sizes  # type: ignore[no-any-return]
+
+
+def _is_alike(x: ir.Value, y: ir.Value) -> bool:
+    """Whether each picture's ``x`` has the sizes of ``y``."""
+    if x.shape is None or y.shape is None or not x.shape[1:]:
+        return False
+    return list(x.shape[1:]) == list(y.shape[1:])
+
+
+def _normalised(value: ir.Value, nodes: Collection[ir.Node]) -> list[ir.Value]:
+    """What layer normalisation among ``nodes`` makes of ``value``, by one operator or by its steps."""
+    found = []
+    for node in _readers(value, nodes):
+        if node.op_type == "LayerNormalization" and node.inputs[0] is value:
+            found.append(node.outputs[0])
+        elif node.op_type == "Sub" and node.inputs[0] is value and _is_mean(node.inputs[1], value):
+            divided = [after for after in _readers(node.outputs[0], nodes) if after.op_type == "Div"]
+            found.extend(_scaled(after.outputs[0], nodes) for after in divided)
+    return found
+
+
+def _is_mean(x: ir.Value | None, of: ir.Value) -> bool:
+    node = None if x is None else x.producer()
+    return node is not None and node.op_type == "ReduceMean" and node.inputs[0] is of
+
+
+def _scaled(value: ir.Value, nodes: Collection[ir.Node]) -> ir.Value:
+    """What ``value`` times weights, plus weights is, where that follows."""
+    for op_type in ("Mul", "Add"):
+        after = _readers(value, nodes)
+        if [node.op_type for node in after] == [op_type]:
+            other = [x for x in after[0].inputs if x is not None and x is not value]
+            value = after[0].outputs[0] if all(x.is_initializer() for x in other) else value
+    return value
+
+
+def _readers(value: ir.Value, nodes: Collection[ir.Node]) -> list[ir.Node]:
+    return [node for node in value.consumers() if node in nodes]
 
 
 def _copy(op: OpBuilder, node: ir.Node, values: dict[ir.Value, ir.Value]) -> None:

@@ -18,7 +18,7 @@ from onnxscript import OpBuilder
 from onnxcam.autodiff.emitter import emitter
 from onnxcam.autodiff.subgraphs import prune, scan
 from onnxcam.contract import Explain, Preprocess
-from onnxcam.errors import LayerError
+from onnxcam.errors import LayerError, MethodError
 from onnxcam.exporter.behind import Behind, behind
 from onnxcam.exporter.comparison import relative_error
 from onnxcam.exporter.layers import Target
@@ -85,6 +85,11 @@ class Reruns:
         """Σ value · adjoint of the seeds for each copy: float32 [N, masks, subjects]."""
         if (layer, masks) not in self._found:
             target = self.targets[layer]
+            if masks.planar and target.layout.kind == "NCDHW":
+                raise MethodError(
+                    f"layer '{target.name}' gives volumes, and 'vitreciprocam' looks at neighbours in a plane: take "
+                    "'reciprocam', or 'gradcam'"
+                )
             seeds = self._seeds()
             head, by_rows = self._head(layer, seeds[0].value)
             run = _by_rows if by_rows else _by_pictures
@@ -123,7 +128,7 @@ def _by_rows(
         mask = _laid_out(inner, masks.build(inner, number, size), layout, masks, head.value)
         masked = partial(_masked, inner, mask)
         rows = _typed(head.value, inner.Gather(head.value, picture, axis=0))
-        result = head.copied(inner, masked(rows), picture)
+        result = head.copied(inner, masked(rows), picture, masked if masks.alongside else None)
         return [], [_products(inner, result, inner.Gather(adjoints, picture, axis=0), unit=seeds[0].unit)]
 
     numbers = op.Reshape(numbers, op.Concat(chunks, rows, axis=0))
@@ -147,7 +152,7 @@ def _by_pictures(
         number = inner.Unsqueeze(elements[0], [0])
         mask = _laid_out(inner, masks.build(inner, number, size), layout, masks, head.value)
         masked = partial(_masked, inner, mask)
-        result = head.copied(inner, masked(head.value))
+        result = head.copied(inner, masked(head.value), alongside=masked if masks.alongside else None)
         return [], [_products(inner, result, adjoints, unit=seeds[0].unit)]
 
     numbers = op.Range(0, op.Squeeze(_count(op, masks, activations), [0]), 1)

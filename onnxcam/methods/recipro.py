@@ -1,4 +1,4 @@
-"""Recipro-CAM: the score of each place by itself."""
+"""Recipro-CAM and ViT-Recipro-CAM: the score of each place by itself."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def _around(op: OpBuilder, number: ir.Value, size: ir.Value, *, reach: int) -> i
 
 
 _ALONE: Final = Masks(build=partial(_around, reach=1), along="places")
+_GAUSSIAN: Final = Masks(build=partial(_around, reach=2), along="places", planar=True, alongside=True)
 
 
 @method(
@@ -47,6 +48,24 @@ def reciprocam(at: Site) -> ir.Value:
     Tokens without a place are kept. y is the score before a softmax, as everywhere.
     """
     return _alone(at, _ALONE)
+
+
+@method(
+    "vitreciprocam",
+    equation="S - min_s S, S_ij the score y of A · G_ij, G a 3×3 Gaussian around ij; tokens without a place kept",
+    paper="Byun and Lee, ViT-ReciproCAM: Gradient and Attention-Free Visual Explanations for Vision Transformer, "
+    "arXiv 2310.02588, 2023",
+    needs="rerun",
+    cost="a run of what is behind the layer for each place",
+)
+def vitreciprocam(at: Site) -> ir.Value:
+    """The class score of each token with its neighbours and the class token, less the lowest; with no gradients.
+
+    The Gaussian is (¼, ½, ¼) along rows and columns, cut off at the border. In other layouts a place is a token. As in
+    OpenVINO XAI, both halves of a residual block are masked: at a block's output the normalisation behind it as well,
+    which would undo the Gaussian, and at that normalisation the skip connection past it.
+    """
+    return _alone(at, _GAUSSIAN)
 
 
 def _alone(at: Site, masks: Masks) -> ir.Value:

@@ -60,12 +60,17 @@ class Masks:
     build: emits some of them from ``op``, their numbers, int64 [B], and C, h and w, int64 [3]: float32
         [B, C or 1, h or 1, w or 1]. Places are numbered row by row.
     along: what they are counted along.
+    planar: whether it matters which places are neighbours, so that they must lie in a plane.
+    alongside: whether the other half of a residual block is masked as well: a skip connection past the feature map, or
+        the normalisation right behind it where the feature map itself is the skip connection.
 
     Tokens without a place are kept as they are where masks are ``along`` places.
     """
 
     build: Callable[[OpBuilder, ir.Value, ir.Value], ir.Value]
     along: Literal["channels", "places"]
+    planar: bool = False
+    alongside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

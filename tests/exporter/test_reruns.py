@@ -15,7 +15,7 @@ from onnxcam.errors import LayerError, MethodError
 from onnxcam.exporter import rerun
 
 from .graphs import CNN_WEIGHTS, cnn, model, run, save
-from .networks import Plain, torchscript
+from .networks import Plain, Transformer, dynamo, torchscript
 
 PICTURES = np.random.default_rng(1).standard_normal((3, 3, 20, 12)).astype(np.float32)
 CLASSES = np.array([4, 0, 2])
@@ -294,6 +294,40 @@ def test_volumes_are_masked_by_channel_and_by_place(tmp_path):
         close(got["cam"][i], (((y - left) / y.abs())[:, None, None, None] * a).sum(0).relu().numpy())
         alone = scores(net.behind, a, torch.eye(3 * 4 * 5).reshape(-1, 1, 3, 4, 5))[:, CLASSES[i]].reshape(3, 4, 5)
         close(got["cam.reciprocam"][i], (alone - alone.min()).numpy())
+    with pytest.raises(MethodError, match="'stem' gives volumes, and 'vitreciprocam' looks at neighbours"):
+        onnxcam.export(net, clips, tmp_path / "x.cam.onnx", layer="stem", method="vitreciprocam")
+
+
+def vit_reciprocam(net: Transformer, picture: np.ndarray, index: int) -> np.ndarray:
+    """As OpenVINO XAI: before the last block, its skip connection and its first normalisation are masked alike."""
+    first, last = net.blocks
+    tokens = net.patches(torch.from_numpy(picture[None])).flatten(2).transpose(1, 2)
+    x = first(torch.cat([net.extra, tokens], 1) + net.position)
+    kernel = torch.tensor([1, 2, 1]) / 4
+    masks = torch.zeros(15, 7, 5)
+    for k in range(15):
+        i, j = divmod(k, 3)
+        masks[k, i : i + 3, j : j + 3] = kernel[:, None] * kernel
+    mask = torch.cat([torch.ones(15, net.skipped, 1), masks[:, 1:-1, 1:-1].reshape(15, 15, 1)], 1)
+    x = x * mask + last.attn(last.norm1(x) * mask)
+    x = x + last.mlp(last.norm2(x))
+    s = net.head(net.norm(x)[:, 0])[:, index].reshape(5, 3).detach()
+    return (s - s.min()).numpy()
+
+
+@pytest.mark.parametrize(
+    ("export", "opset"), [(dynamo, 18), (torchscript, 18), (torchscript, 13)], ids=["one op", "of torch", "its steps"]
+)
+def test_vit_recipro_cam_masks_both_halves_of_the_block(tmp_path, export, opset):
+    net = Transformer(extra=2).eval()
+    with torch.no_grad():
+        net.blocks[1].attn.qkv.weight.mul_(6)  # places matter to the class token
+    path = export(net, tmp_path / "vit.onnx", opset=opset)
+    wanted = np.stack([vit_reciprocam(net, picture, c) for picture, c in zip(PICTURES, CLASSES, strict=True)])
+    for layer in ("blocks.0", "blocks.1.norm1"):
+        attached = onnxcam.attach(path, tmp_path / f"{layer}.cam.onnx", layer=layer, method="vitreciprocam")
+        assert attached.info.layers[0].extra_tokens == 2
+        close(run(attached.path, image=PICTURES, class_index=CLASSES)["cam"], wanted)
 
 
 class Bottleneck(nn.Module):

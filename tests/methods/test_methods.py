@@ -162,6 +162,17 @@ def test_reciprocam_by_hand():
     by_hand([[2, 6, 1], [1, 0, 8]], "reciprocam", A, g, weights=np.array([[2, -1]]))
 
 
+def test_vitreciprocam_by_hand():
+    # of one channel, 16 at the middle of a row of three: ¼ · 16 remains around it, ⅛ · 16 around its neighbours
+    row, column = np.array([[[[0, 16, 0]]]]), np.array([[[[0], [16], [0]]]])
+    by_hand([[0, 2, 0]], "vitreciprocam", row, g)
+    by_hand([[0], [2], [0]], "vitreciprocam", column, g)
+    # and diagonally 1/16 · 16, with 0 two places away
+    corner = np.zeros((1, 1, 3, 3))
+    corner[..., 0, 0] = 16
+    by_hand([[4, 2, 0], [2, 1, 0], [0, 0, 0]], "vitreciprocam", corner, g)
+
+
 def test_finercam_and_refinecam_are_others_at_one_layer():
     np.testing.assert_array_equal(run("finercam", A, g), run("gradcam", A, g))
     np.testing.assert_array_equal(run("refinecam", A, g), run("gradcam++", A, g))
