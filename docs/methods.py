@@ -19,10 +19,11 @@ Written by `python docs/methods.py` from the registry of methods; a test fails w
 
 Most maps are a handful of nodes on the feature map A and its gradients g = ∂yᶜ/∂A, so any number of them go into one
 file: `--method gradcam --method layercam`, or `method=["gradcam", "layercam"]`. The first one's map is the output
-`cam`, and the others' are `cam.<method>`. Six methods have the picture for their target (at: picture); see
-[below](#methods-of-the-picture). Maps are raw, after the method's own ReLU: a negative value speaks against the class,
-and a heatmap shows no heat there. s is a place, c a channel, Σ_s a sum over places. Methods that [run the model on
-changed pictures](#on-changed-pictures) are chosen when a file runs and are in no file.
+`cam`, and the others' are `cam.<method>`. Six methods have the picture for their target (at: picture), see
+[below](#methods-of-the-picture), and some the [attention of a transformer](#methods-of-the-attention). Maps are raw,
+after the method's own ReLU: a negative value speaks against the class, and a heatmap shows no heat there. s is a place,
+c a channel, Σ_s a sum over places. Methods that [run the model on changed pictures](#on-changed-pictures) are chosen
+when a file runs and are in no file.
 
 - **needs** activations: no backward pass is emitted, and with `--outputs cam` none is in the file. **needs** gradients:
   the piece between feature map and score is differentiated, once for all methods. **needs** curvature: the gradients
@@ -206,6 +207,20 @@ nodes behind the layer, in a loop (the operator Scan) that runs a few masks at a
   (`--classes`) share the runs. Where the model has a number of pictures written into it, masks run one at a time.
 - `vitreciprocam` masks both halves of a residual block, as OpenVINO XAI: at a block's output also the normalisation
   behind it, and at that normalisation also the skip connection past it; both layers give the same map.
+
+## Methods of the attention
+
+`rollout` is made of the attention maps of all layers, whatever `--layer` says. Its map has a value for the place of
+each token.
+
+- **Found** in the graph, behind a softmax over the last axis between two matrix products. Needed is attention among all
+  tokens in every layer, one layer after the other: ViT, DeiT, DINOv2, BEiT, EVA and the like. Refused in one sentence:
+  windows (Swin), different tokens (PVT, CaiT), attention beside attention (CrossViT), and attention inside a fused
+  operator (`Attention` of operator set 23 and of ONNX Runtime).
+- **Tokens without a place** (class, distillation, registers) are known from the graph, or said by `--layout tokens:n`
+  with a `--layer` of tokens. `rollout` takes the row of the class token, the mean of all that are read in its place
+  (the two of a distilled model), or where none is read the mean of those with a place.
+- `rollout` knows no class: its map is the same for each, and `--explain` is refused.
 
 ## Several layers
 

@@ -224,6 +224,7 @@ class ArtifactInfo:
 
     image_input: the model input that takes the picture.
     picture_methods: those of ``methods`` whose map is of the picture, whatever the layer, and as large as the input.
+    attention_methods: those of ``methods`` whose map is of the attention in all layers: a value for each token's place.
     explain: what the maps tell the reasons of; see `Explain`. `GRADIENTS` is of the class score in any case.
     fuse: how the maps of all layers were joined into one; None where each layer has its own.
     eigen_smooth: whether channels were combined by their principal component instead of their sum.
@@ -242,6 +243,7 @@ class ArtifactInfo:
     source: str | None = None
     license: str | None = None
     picture_methods: tuple[str, ...] = ()
+    attention_methods: tuple[str, ...] = ()
     explain: Explain = "class"
     fuse: Fuse | None = None
     eigen_smooth: bool = False
@@ -274,7 +276,8 @@ class ArtifactInfo:
                 LayerInfo(**_tuples(_only(LayerInfo, layer), "shape", "grid")) for layer in content["layers"]
             )
             values["methods"] = tuple(content["methods"])
-            values["picture_methods"] = tuple(content.get("picture_methods", ()))
+            for key in ("picture_methods", "attention_methods"):
+                values[key] = tuple(content.get(key, ()))
             score = _only(ScoreInfo, content["score"])
             if score.get("boxes") is not None:
                 score["boxes"] = BoxInfo(**_only(BoxInfo, score["boxes"]))

@@ -144,8 +144,9 @@ def score_text(score: Any) -> str:
 
 
 def methods_text(info: Any) -> str:
-    """The methods of an artifact, which of them are of the picture, and in brackets what was chosen for all of them."""
-    names = (f"{name} of the picture" if name in info.picture_methods else name for name in info.methods)
+    """The methods of an artifact, what they are of if no layer, and in brackets what was chosen for all of them."""
+    of = dict.fromkeys(info.picture_methods, "picture") | dict.fromkeys(info.attention_methods, "attention")
+    names = (f"{name} of the {of[name]}" if name in of else name for name in info.methods)
     return f"{', '.join(names)}{_how_text(info)}"
 
 

@@ -40,6 +40,7 @@ from onnxcam.contract import (
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError
+from onnxcam.exporter.attention import find_attention
 from onnxcam.exporter.biases import find_biases
 from onnxcam.exporter.gradients import Gradients
 from onnxcam.exporter.layers import Target, picture_target
@@ -74,17 +75,29 @@ def add_explanation(
     check_methods(chosen, options, layers=len(targets))
     infer_shapes(model)
     for target in targets:
-        _refuse_flat(target, [method for method in chosen if method.target != "picture"])
+        _refuse_flat(target, [method for method in chosen if method.target not in ("picture", "attention")])
     _refuse_taken_names(graph, chosen, len(targets), score.info)
     forward, own = len(graph), set(graph.initializers)
     op = emitter(graph, "explanation")
     subjects = score.subjects(op)
     others = other_classes(op, subjects) if options.explain == "contrast" else []
-    picture = picture_target(graph, image) if any(method.target != "layer" for method in chosen) else None
+    at_picture = any(method.target in ("picture", "layer and picture") for method in chosen)
+    picture = picture_target(graph, image) if at_picture else None
     needs_biases = any(method.needs == "biases" for method in chosen)
     biases = find_biases(graph, score.start, image) if needs_biases else []
+    of_attention = [method.name for method in chosen if method.target == "attention"]
+    attention = find_attention(graph, score.start, image, targets, of_attention[0]) if of_attention else None
     grads = [
-        Gradients(op=op, model=model, targets=targets, picture=picture, biases=biases, subject=subject, other=other)
+        Gradients(
+            op=op,
+            model=model,
+            targets=targets,
+            picture=picture,
+            biases=biases,
+            attention=attention,
+            subject=subject,
+            other=other,
+        )
         for subject, other in zip_longest(subjects, others)
     ]
     reruns = Reruns(
@@ -132,6 +145,7 @@ def add_explanation(
         ),
         methods=tuple(method.name for method in chosen),
         picture_methods=tuple(method.name for method in chosen if method.target == "picture"),
+        attention_methods=tuple(of_attention),
         score=score.info,
         preprocess=options.preprocess,
         labels=_checked_labels(options.labels, score.info.classes),

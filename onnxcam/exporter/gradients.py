@@ -13,6 +13,7 @@ from onnxscript import OpBuilder
 
 from onnxcam import autodiff
 from onnxcam.errors import IndependentError, MethodError
+from onnxcam.exporter.attention import Layers
 from onnxcam.exporter.biases import Bias
 from onnxcam.exporter.layers import Target
 from onnxcam.exporter.layout import Layout, canonical
@@ -29,7 +30,7 @@ class Gradients:
     """The gradients of one subject's scores at all ``targets``, emitted when they are first asked for.
 
     picture: the target at the picture, where a method needs it.
-    biases: the model's, where a method needs them.
+    biases, attention: the model's, where a method needs them.
     other: the class that the explained one is set apart from, [N]; None where there is none.
     """
 
@@ -39,6 +40,7 @@ class Gradients:
     subject: Subject
     picture: Target | None = None
     biases: Sequence[Bias] = ()
+    attention: Layers | None = None
     other: ir.Value | None = None
     _found: dict[tuple[Explained, Backward], dict[ir.Value, ir.Value]] = field(default_factory=dict)
     _curved: dict[Explained, list[ir.Value | None]] = field(default_factory=dict)

@@ -33,13 +33,14 @@ def check_methods(methods: Sequence[Method], options: ArtifactOptions, *, layers
         if explain != "class" and method.score != "class":
             raise MethodError(f"'{method.name}' sets classes apart already: take it without a {explain}")
         if options.fuse and method.target != "layer":
-            raise MethodError(f"'{method.name}' is a map of the picture, no layer to fuse: leave it or fuse out")
+            what = "attention" if method.target == "attention" else "picture"
+            raise MethodError(f"'{method.name}' is a map of the {what}, no layer to fuse: leave it or fuse out")
         if options.eigen_smooth and not method.smooths:
             what = "a principal component itself"
             if method.needs == "rerun":
                 what = "made of scores, not of channels"
-            elif method.target == "picture":
-                what = "of the picture, not of a layer"
+            elif method.target in ("picture", "attention"):
+                what = f"of the {method.target}, not of a layer"
             raise MethodError(f"'{method.name}' is {what}: leave it or eigen-smooth out")
     if options.fuse and layers < 2:
         raise LayerError("only the maps of several layers can be fused: name two or more with --layer")
@@ -50,13 +51,16 @@ def maps(
 ) -> list[dict[str, ir.Value]]:
     """For each layer, the maps of ``methods`` by the names of their outputs: float32 [N, h, w].
 
-    A map of all layers stands with the first, and so does one of the picture.
+    A map of all layers stands with the first, and so does one of the picture or of the attention.
     """
     op = at.op
-    at_layers = any(method.target != "picture" for method in methods)
+    at_layers = any(method.target not in ("picture", "attention") for method in methods)
     places = [as_places(op, target.value, target.layout) for target in at.targets] if at_layers else []
     found: list[dict[str, ir.Value]] = [{} for _ in at.targets]
     for m, method in enumerate(methods):
+        if method.target == "attention":
+            found[0][cam_output(method.name, first=m == 0)] = _of_attention(at, method)
+            continue
         picture = _at_picture(at, method, options) if method.target != "layer" else None
         if picture is not None and at.picture is not None and method.target == "picture":
             found[0][cam_output(method.name, first=m == 0)] = _map(method, picture, at.picture)
@@ -85,6 +89,17 @@ def maps(
         for k, cam in enumerate(cams):
             found[k][cam_output(method.name, first=m == 0, layer=k)] = cam
     return found
+
+
+def _of_attention(at: Gradients, method: Method) -> ir.Value:
+    """The map of ``method``, whose target is the attention."""
+    assert at.attention is not None
+    assert method.build is not None  # find_methods refuses others
+    attention = at.attention.site(at.op)
+    last = attention.maps[-1]
+    assert last.shape is not None
+    site = Site(op=at.op, activations=last, explained_class=at.subject.explained, attention=attention)
+    return _typed(method.build(site), [last.shape[0], *attention.grid])
 
 
 def _refuse_volumes(targets: Sequence[Target]) -> None:

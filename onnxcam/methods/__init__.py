@@ -17,11 +17,12 @@ A method of one's own is one decorated function, registered where it is defined 
 # isort: off
 # registers the methods, in this order
 from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise, ablation, recipro
-from onnxcam.methods import picture, fullgrad, perturbation
+from onnxcam.methods import picture, fullgrad, rollout, perturbation
 
 # isort: on
 from onnxcam.methods.fusion import fused
 from onnxcam.methods.registry import (
+    Attention,
     Backward,
     Head,
     Masks,
@@ -36,6 +37,7 @@ from onnxcam.methods.registry import (
 )
 
 __all__ = [
+    "Attention",
     "Backward",
     "Head",
     "Masks",
@@ -61,5 +63,6 @@ __all__ = [
     "picture",
     "recipro",
     "refine",
+    "rollout",
     "shapley",
 ]

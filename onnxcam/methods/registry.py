@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "Attention",
     "Backward",
     "Fusion",
     "Head",
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["activations", "gradients", "curvature", "biases", "head", "rerun", "pictures"]
+Needs = Literal["activations", "gradients", "curvature", "biases", "attention", "head", "rerun", "pictures"]
 Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
-Target = Literal["layer", "picture", "layer and picture"]
+Target = Literal["layer", "picture", "layer and picture", "attention"]
 Backward = Literal["gradient", "guided", "deconvolution"]
 
 
@@ -86,6 +87,34 @@ class Rerun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """The attention of a transformer, among T tokens: how much each token (row) takes of each (column).
+
+    maps: of each layer, first to last, behind softmax: float32 [N, heads, T, T].
+    read: the tokens that the score is read from: the class token, or all that have places.
+    extra_tokens: how many of the first tokens have no place.
+    grid: rows and columns of the others.
+    """
+
+    maps: Sequence[ir.Value]
+    read: Sequence[int]
+    extra_tokens: int
+    grid: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.extra_tokens + self.grid[0] * self.grid[1]
+
+    def places(self, op: OpBuilder, tokens: ir.Value) -> ir.Value:
+        """What ``tokens`` [N, T] holds of those with a place, as a map [N, h, w]."""
+        if self.extra_tokens:
+            tokens = op.Slice(tokens, [self.extra_tokens], [self.tokens], [1])
+        placed: ir.Value = op.Reshape(tokens, [-1, *self.grid])
+        return placed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """Where a method is built.
 
@@ -98,6 +127,7 @@ class Site:
     biases: what each bias of the model adds to the score at each place, b · g where it is added, float32 [N, C, h, w]
         of its own size; empty for a method that does not need it.
     rerun: the part of the model behind A, whatever it is; None for a method that does not need it.
+    attention: the model's, for a method whose target it is. A is then its last map.
     eigen_smooth: what `combine` does.
     picture: the same at the picture that the model takes, for a method that needs it beside the layer.
 
@@ -112,6 +142,7 @@ class Site:
     head: Head | None = None
     biases: Sequence[ir.Value] = ()
     rerun: Rerun | None = None
+    attention: Attention | None = None
     eigen_smooth: bool = False
     picture: Site | None = None
 
@@ -153,15 +184,16 @@ class Method:
 
     build: None for a method that runs the model on changed ``pictures``, in the runtime.
     needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, these and the ``curvature``, these
-        and the ``biases``, a classic CAM ``head``, or a ``rerun`` of what is behind the feature map; or else changed
-        ``pictures``.
+        and the ``biases``, the model's ``attention``, a classic CAM ``head``, or a ``rerun`` of what is behind the feature
+        map; or else changed ``pictures``.
     summary: what it shows, in one sentence.
     reads: of a method on changed pictures, which outputs of the file it needs.
     cost: over an inference of the plain model, in words.
     smooths: whether it weighs channels and then combines them, so that eigen-smooth has a meaning.
     score: whose gradients it takes: of the ``class`` score, or of its distance from the next classes (``finer``).
     fusion: how the maps of several layers become its one map; None where it has one for each.
-    target: what it explains at: the chosen ``layer``, the ``picture`` that the model takes, or both.
+    target: what it explains at: the chosen ``layer``, the ``picture`` that the model takes, or both; or the
+        ``attention`` of all layers.
     backward: how its gradients at the picture are formed: by the derivatives (``gradient``), or with what comes back
         through ReLU and its kin rectified, with the derivative (``guided``) or in its place (``deconvolution``).
     """

@@ -36,8 +36,7 @@ class Maps:
         if self._name(m, k) not in self._given:
             raise LayerError(
                 f"the map by '{self.methods[m]}' in '{self._path}' "
-                + ("is of the picture" if self.methods[m] in self._info.picture_methods else "joins all its layers")
-                + ": leave the layer out"
+                + f"{self._what(self.methods[m])}: leave the layer out"
             )
         return m, k
 
@@ -57,9 +56,17 @@ class Maps:
         return {method: name for method, name in found.items() if name in self._given}
 
     def place(self, method: int, layer: int) -> str:
-        """What the map lies on: the layer's name, or the input's for a map of the picture."""
-        of_picture = self.methods[method] in self._info.picture_methods
-        return self._info.image_input if of_picture else self.layers[layer]
+        """What the map lies on: the layer's name, the input's for a map of the picture, or ``attention``."""
+        name = self.methods[method]
+        if name in self._info.attention_methods:
+            return "attention"
+        return self._info.image_input if name in self._info.picture_methods else self.layers[layer]
+
+    def _what(self, name: str) -> str:
+        """What the one map of the method ``name`` is of, as errors say it."""
+        if name in self._info.attention_methods:
+            return "is of the attention in all layers"
+        return "is of the picture" if name in self._info.picture_methods else "joins all its layers"
 
     def _name(self, method: int, layer: int) -> str:
         return cam_output(self.methods[method], first=method == 0, layer=layer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["run", "run_graph"]
+__all__ = ["run", "run_attention", "run_graph"]
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnxscript import OpBuilder
 
 from onnxcam.autodiff.emitter import emitter
-from onnxcam.methods import Head, Masks, Rerun, Site, find_method
+from onnxcam.methods import Attention, Head, Masks, Rerun, Site, find_method
 
 
 def run(
@@ -80,6 +80,19 @@ def linear_rerun(op: OpBuilder, A: ir.Value, weights: ir.Value | None) -> Rerun:
         return score(op.Mul(op.Unsqueeze(A, [1]), op.Unsqueeze(mask, [0])))
 
     return Rerun(score=op.Squeeze(score(op.Unsqueeze(A, [1])), [1]), scores=scores)
+
+
+def run_attention(
+    name: str, maps: Sequence[np.ndarray], *, grid: tuple[int, int], read: Sequence[int], extra_tokens: int = 1
+) -> np.ndarray:
+    """The maps [N, h, w] of the method ``name`` on the attention ``maps`` [N, heads, T, T] of each layer."""
+
+    def build(op: OpBuilder, x: Mapping[str, ir.Value]) -> ir.Value:
+        attention = Attention(maps=list(x.values()), read=read, extra_tokens=extra_tokens, grid=grid)
+        site = Site(op=op, activations=attention.maps[-1], explained_class=None, attention=attention)
+        return find_method(name).build(site)
+
+    return run_graph(build, {f"map{i}": np.float32(x) for i, x in enumerate(maps)})
 
 
 def run_graph(
