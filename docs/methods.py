@@ -28,8 +28,9 @@ when a file runs and are in no file.
 - **needs** activations: no backward pass is emitted, and with `--outputs cam` none is in the file. **needs** gradients:
   the piece between feature map and score is differentiated, once for all methods. **needs** curvature: the gradients
   are differentiated once more, to H · A with the Hessian H = ∂²yᶜ/∂A². **needs** biases: the whole model is
-  differentiated, down to the picture and to every bias on the way. **needs** head: global average pooling and at
-  most one linear layer behind the feature map. **needs** rerun: what is behind the feature map, whatever it is, is
+  differentiated, down to the picture and to every bias on the way. **needs** attention, attention gradients: the
+  attention maps of all layers, and the gradients at them. **needs** head: global average pooling and at most one linear
+  layer behind the feature map. **needs** rerun: what is behind the feature map, whatever it is, is
   [run again](#running-the-head-again), and nothing is differentiated.
 - **smooths**: takes `--eigen-smooth`, which combines the weighted channels by their first principal component instead
   of their sum.
@@ -210,8 +211,8 @@ nodes behind the layer, in a loop (the operator Scan) that runs a few masks at a
 
 ## Methods of the attention
 
-`rollout` is made of the attention maps of all layers, whatever `--layer` says. Its map has a value for the place of
-each token.
+`rollout` and `legrad` are made of the attention maps of all layers, whatever `--layer` says. Their maps have a value
+for the place of each token.
 
 - **Found** in the graph, behind a softmax over the last axis between two matrix products. Needed is attention among all
   tokens in every layer, one layer after the other: ViT, DeiT, DINOv2, BEiT, EVA and the like. Refused in one sentence:
@@ -220,7 +221,11 @@ each token.
 - **Tokens without a place** (class, distillation, registers) are known from the graph, or said by `--layout tokens:n`
   with a `--layer` of tokens. `rollout` takes the row of the class token, the mean of all that are read in its place
   (the two of a distilled model), or where none is read the mean of those with a place.
-- `rollout` knows no class: its map is the same for each, and `--explain` is refused.
+- `rollout` knows no class: its map is the same for each, and `--explain` is refused. `legrad` explains a class, or what
+  speaks against it or for it rather than for another.
+- `legrad` reads a score off the tokens behind each layer, by the steps that the model has behind its last (norm, class
+  token or mean, linear layer), which are run again on each layer's: the paper's scores, not the last one alone. The
+  authors' code has the mean of all tokens for those of a class token as well, and takes the last two layers by default.
 
 ## Several layers
 

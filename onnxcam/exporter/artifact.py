@@ -40,7 +40,7 @@ from onnxcam.contract import (
     layer_output,
 )
 from onnxcam.errors import ExportError, LayerError
-from onnxcam.exporter.attention import find_attention
+from onnxcam.exporter.attention import find_attention, with_sums
 from onnxcam.exporter.biases import find_biases
 from onnxcam.exporter.gradients import Gradients
 from onnxcam.exporter.layers import Target, picture_target
@@ -87,6 +87,9 @@ def add_explanation(
     biases = find_biases(graph, score.start, image) if needs_biases else []
     of_attention = [method.name for method in chosen if method.target == "attention"]
     attention = find_attention(graph, score.start, image, targets, of_attention[0]) if of_attention else None
+    for method in chosen:
+        if attention is not None and method.needs == "attention gradients":
+            attention = with_sums(graph, attention, score.start, image, method.name)
     grads = [
         Gradients(
             op=op,

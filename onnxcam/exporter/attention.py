@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Layers", "find_attention"]
+__all__ = ["Layers", "find_attention", "with_sums"]
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from onnxscript import OpBuilder
 from onnxcam.autodiff.registry import describe
 from onnxcam.errors import MethodError
 from onnxcam.exporter.axes import find_layouts
-from onnxcam.exporter.layers import Target, on_the_way
+from onnxcam.exporter.layers import Candidate, Target, candidates, is_weight, on_the_way
 from onnxcam.exporter.layout import Layout, shape_text
 from onnxcam.methods import Attention
 
@@ -33,18 +33,22 @@ class Layers:
     """The attention of every layer, first to last, among all tokens, which lie in ``layout``.
 
     weights: behind softmax, [N, heads, T, T] or [N, T, T].
+    sums: what each layer hands on, tokens [N, T, C]; empty where no method needs it.
     read: see `onnxcam.methods.Attention`.
     """
 
     weights: Sequence[ir.Value]
     layout: Layout
     read: Sequence[int]
+    sums: Sequence[ir.Value] = ()
 
-    def site(self, op: OpBuilder) -> Attention:
-        """As methods take it."""
+    def site(self, op: OpBuilder, gradients: Sequence[ir.Value] = (), *, over: float = 1.0) -> Attention:
+        """As methods take it, with the ``gradients`` at the weights / ``over``."""
         assert self.layout.grid is not None
+        wide = [_with_heads(op, value) for value in gradients]
         return Attention(
             maps=[_with_heads(op, value) for value in self.weights],
+            gradients=wide if over == 1 else [_shaped_as(x, op.Div(x, over)) for x in wide],
             read=self.read,
             extra_tokens=self.layout.extra_tokens,
             grid=self.layout.grid,
@@ -77,14 +81,51 @@ def find_attention(graph: ir.Graph, score: ir.Value, image: ir.Value, targets: S
                 f"'{method}' needs attention among all tokens in every layer, and '{value.name}' is "
                 f"{shape_text(value.shape)}, within windows or from and to different tokens: take 'gradcam'"
             )
+    assert layout is not None
+    if changed := [node.outputs[0] for node in path if _is_changed(node)]:
+        raise MethodError(
+            f"'{method}' needs the attention by which the values are weighted, and '{changed[0].name}' is mixed with "
+            "something else before: take 'gradcam'"
+        )
     for before, value in itertools.pairwise(weights):
         if not on_the_way(graph, value, before):
             raise MethodError(
                 f"'{method}' follows attention from layer to layer, and '{value.name}' does not depend on "
                 f"'{before.name}', which stands beside it: take 'gradcam'"
             )
-    assert layout is not None
     return Layers(weights=weights, layout=layout, read=_read(on_the_way(graph, score, weights[-1]), layout))
+
+
+def with_sums(graph: ir.Graph, layers: Layers, score: ir.Value, image: ir.Value, method: str) -> Layers:
+    """``layers`` with what each hands on: the last sum before the next one's attention that all ways to the score lead
+    through, and of the last layer the last before the score.
+
+    Raises `MethodError` where a layer hands on no such sum.
+    """
+    order = {y: i for i, node in enumerate(graph) for y in node.outputs}
+    found = [each.value for each in candidates(graph, score, image) if each.cut and _sums_tokens(each, layers.layout)]
+    ends = [order[value] for value in layers.weights[1:]] + [len(graph)]
+    handed = []
+    for value, end in zip(layers.weights, ends, strict=True):
+        between = [y for y in found if order[value] < order[y] < end]
+        if not between:
+            raise MethodError(
+                f"'{method}' reads a score off what each layer hands on, and behind '{value.name}' there is no sum "
+                "that all ways to the score lead through: take 'rollout'"
+            )
+        handed.append(between[-1])
+    return replace(layers, sums=handed)
+
+
+def _sums_tokens(candidate: Candidate, layout: Layout) -> bool:
+    """Whether it is the sum of two values that depend on the picture, laid out as ``layout``."""
+    node = candidate.value.producer()
+    return (
+        candidate.layout == layout
+        and node is not None
+        and node.op_type == "Add"
+        and not any(x is None or is_weight(x) for x in node.inputs)
+    )
 
 
 def _weights(node: ir.Node) -> ir.Value | None:
@@ -104,6 +145,14 @@ def _weights(node: ir.Node) -> ir.Value | None:
             return None
         y = repeating[0].outputs[0]
     return None
+
+
+def _is_changed(node: ir.Node) -> bool:
+    """Whether ``node`` is a softmax among tokens that the values are not weighted by as it is."""
+    shape = node.outputs[0].shape
+    if node.op_type != "Softmax" or shape is None or len(shape) < 3 or shape[-1] == 1:
+        return False
+    return isinstance(shape[-1], int) and shape[-2] == shape[-1] and _weights(node) is None
 
 
 def _tokens(layout: Layout) -> int:
@@ -128,14 +177,18 @@ def _among_all(weights: ir.Value, tokens: int, image: ir.Value) -> bool:
 
 
 def _read(path: Sequence[ir.Node], layout: Layout) -> list[int]:
-    """Those of the tokens without a place that are picked on the ``path`` behind the last attention; if none, all
-    that have a place."""
+    """The tokens without a place that are picked, no others with them, on the ``path`` behind the last attention.
+
+    Where there are none, all that have a place.
+    """
     picked: set[int] = set()
     for node in path:
         x = node.inputs[0] if node.inputs else None
         if x is None or x.shape is None or len(x.shape) != 3 or x.shape[1] != _tokens(layout):
             continue
-        picked.update(token for token in _picked(node, _tokens(layout)) if token < layout.extra_tokens)
+        found = _picked(node, _tokens(layout))
+        if all(token < layout.extra_tokens for token in found):
+            picked.update(found)
     return sorted(picked) or list(range(layout.extra_tokens, _tokens(layout)))
 
 
@@ -149,6 +202,11 @@ def _picked(node: ir.Node, tokens: int) -> Sequence[int]:
         start, end = (numbers[i] or [0] for i in (0, 1))
         return range(tokens)[int(start[0]) : int(end[0])]
     return []
+
+
+def _shaped_as(x: ir.Value, y: ir.Value) -> ir.Value:
+    y.type, y.shape = x.type, x.shape
+    return y
 
 
 def _with_heads(op: OpBuilder, weights: ir.Value) -> ir.Value:

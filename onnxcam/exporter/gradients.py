@@ -15,11 +15,12 @@ from onnxcam import autodiff
 from onnxcam.errors import IndependentError, MethodError
 from onnxcam.exporter.attention import Layers
 from onnxcam.exporter.biases import Bias
-from onnxcam.exporter.layers import Target
+from onnxcam.exporter.layers import Target, on_the_way
 from onnxcam.exporter.layout import Layout, canonical
+from onnxcam.exporter.repetition import repeated
 from onnxcam.exporter.scores.contrast import Explained, seed_of
-from onnxcam.exporter.scores.protocol import Subject
-from onnxcam.methods import Backward, Method
+from onnxcam.exporter.scores.protocol import Seed, Subject
+from onnxcam.methods import Attention, Backward, Method
 
 _HALF_SCALE: Final = 1024.0
 """What the seed is multiplied by in float16, and the gradients divided by: small ones would be rounded to zero."""
@@ -44,6 +45,20 @@ class Gradients:
     other: ir.Value | None = None
     _found: dict[tuple[Explained, Backward], dict[ir.Value, ir.Value]] = field(default_factory=dict)
     _curved: dict[Explained, list[ir.Value | None]] = field(default_factory=dict)
+
+    def attending(self, score: Explained | None) -> Attention:
+        """The attention of all layers, and unless ``score`` is None, the gradients of that read behind each of them."""
+        assert self.attention is not None
+        if score is None:
+            return self.attention.site(self.op)
+        start = self._start(score)
+        last, graph = self.attention.sums[-1], self.op.builder.graph
+        behind = on_the_way(graph, start.value, last)
+        found = []
+        for weights, handed in zip(self.attention.weights, self.attention.sums, strict=True):
+            of = start.value if handed is last else repeated(self.op, behind, last, handed)[start.value]
+            found += autodiff.gradients(self.model, of=of, wrt=[weights], seed=start.adjoint)
+        return self.attention.site(self.op, found, over=self._scale)
 
     def output(self, layer: int) -> ir.Value:
         """dy^c/dA at the target with position ``layer``, of its type and shape."""
@@ -111,12 +126,9 @@ class Gradients:
         everywhere = dict.fromkeys([*targets, *(bias.value for bias in self.biases)])
         wrt = list(everywhere) if backward == "gradient" else list(values)
         if (score, backward) not in self._found:
-            start = seed_of(self.op, self.subject, score, self.other)
-            adjoint = start.adjoint
-            if self._scale != 1:
-                adjoint = alike(adjoint, self.op.Mul(adjoint, self._scale))
+            start = self._start(score)
             exchange = None if backward == "gradient" else autodiff.Rectifiers(backward)
-            found = autodiff.gradients(self.model, of=start.value, wrt=wrt, seed=adjoint, exchange=exchange)
+            found = autodiff.gradients(self.model, of=start.value, wrt=wrt, seed=start.adjoint, exchange=exchange)
             if exchange is not None and not exchange.nodes and method is not None:
                 raise MethodError(
                     f"'{method.name}' is made by what comes back through ReLU and its kin, and this model has none on "
@@ -124,6 +136,13 @@ class Gradients:
                 )
             self._found[score, backward] = dict(zip(wrt, found, strict=True))
         return [self._found[score, backward][value] for value in values]
+
+    def _start(self, score: Explained) -> Seed:
+        """Where the walk back starts, with an adjoint that half precision can hold."""
+        start = seed_of(self.op, self.subject, score, self.other)
+        if self._scale == 1:
+            return start
+        return Seed(value=start.value, adjoint=alike(start.adjoint, self.op.Mul(start.adjoint, self._scale)))
 
 
 def as_places(op: OpBuilder, value: ir.Value, layout: Layout, *, over: float = 1.0) -> ir.Value:

@@ -59,7 +59,7 @@ def maps(
     found: list[dict[str, ir.Value]] = [{} for _ in at.targets]
     for m, method in enumerate(methods):
         if method.target == "attention":
-            found[0][cam_output(method.name, first=m == 0)] = _of_attention(at, method)
+            found[0][cam_output(method.name, first=m == 0)] = _of_attention(at, method, options)
             continue
         picture = _at_picture(at, method, options) if method.target != "layer" else None
         if picture is not None and at.picture is not None and method.target == "picture":
@@ -91,11 +91,10 @@ def maps(
     return found
 
 
-def _of_attention(at: Gradients, method: Method) -> ir.Value:
+def _of_attention(at: Gradients, method: Method, options: ArtifactOptions) -> ir.Value:
     """The map of ``method``, whose target is the attention."""
-    assert at.attention is not None
     assert method.build is not None  # find_methods refuses others
-    attention = at.attention.site(at.op)
+    attention = at.attending(options.explain if method.differentiates else None)
     last = attention.maps[-1]
     assert last.shape is not None
     site = Site(op=at.op, activations=last, explained_class=at.subject.explained, attention=attention)

@@ -17,7 +17,7 @@ A method of one's own is one decorated function, registered where it is defined 
 # isort: off
 # registers the methods, in this order
 from onnxcam.methods import gradcam, shapley, elementwise, cam, finer, refine, eigen, fem, noise, ablation, recipro
-from onnxcam.methods import picture, fullgrad, rollout, perturbation
+from onnxcam.methods import picture, fullgrad, rollout, legrad, perturbation
 
 # isort: on
 from onnxcam.methods.fusion import fused
@@ -56,6 +56,7 @@ __all__ = [
     "fused",
     "gradcam",
     "graph_methods",
+    "legrad",
     "method",
     "methods",
     "noise",

@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from onnxscript import OpBuilder
 
-Needs = Literal["activations", "gradients", "curvature", "biases", "attention", "head", "rerun", "pictures"]
+Needs = Literal[
+    "activations",
+    "gradients",
+    "curvature",
+    "biases",
+    "attention",
+    "attention gradients",
+    "head",
+    "rerun",
+    "pictures",
+]
 Reads = Literal["scores", "activations", "gradients", "input gradients"]
 Score = Literal["class", "finer"]
 Fusion = Literal["mean", "max", "product"]
@@ -94,12 +104,15 @@ class Attention:
     read: the tokens that the score is read from: the class token, or all that have places.
     extra_tokens: how many of the first tokens have no place.
     grid: rows and columns of the others.
+    gradients: of each layer ∂y_l/∂A_l, shaped as its map; y_l is the score of the tokens behind that layer, read as the
+        model reads those behind its last. Empty for a method that does not need it.
     """
 
     maps: Sequence[ir.Value]
     read: Sequence[int]
     extra_tokens: int
     grid: tuple[int, int]
+    gradients: Sequence[ir.Value] = ()
 
     @property
     def tokens(self) -> int:
@@ -184,8 +197,8 @@ class Method:
 
     build: None for a method that runs the model on changed ``pictures``, in the runtime.
     needs: what its `Site` must have: the ``activations`` alone, the ``gradients``, these and the ``curvature``, these
-        and the ``biases``, the model's ``attention``, a classic CAM ``head``, or a ``rerun`` of what is behind the feature
-        map; or else changed ``pictures``.
+        and the ``biases``, the model's ``attention`` or that and the ``attention gradients``, a classic CAM ``head``,
+        or a ``rerun`` of what is behind the feature map; or else changed ``pictures``.
     summary: what it shows, in one sentence.
     reads: of a method on changed pictures, which outputs of the file it needs.
     cost: over an inference of the plain model, in words.
@@ -215,7 +228,7 @@ class Method:
     @property
     def differentiates(self) -> bool:
         """Whether it is made of derivatives of a score, and so of any score: of -y_c, or of y_c - y_d."""
-        return self.needs in ("gradients", "curvature", "biases")
+        return self.needs in ("gradients", "curvature", "biases", "attention gradients")
 
 
 _methods: dict[str, Method] = {}

@@ -1,8 +1,9 @@
-"""Maps of the attention in all layers, against attention computed by torch."""
+"""Maps of the attention in all layers, against attention and gradients computed by torch."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -116,6 +117,84 @@ def test_rollout_alone_takes_no_backward_pass(tmp_path):
     assert info.nodes["backward"] < 30
 
 
+def legrad(net: nn.Module, extra: int, score) -> np.ndarray:
+    """By autograd: for each block the score read off its output, differentiated at its attention."""
+    kept = []
+
+    def attend(module):
+        def forward(x):
+            n, tokens, channels = x.shape
+            q, k, v = module.qkv(x).reshape(n, tokens, 3, 2, channels // 2).permute(2, 0, 3, 1, 4)
+            weights = (q @ k.transpose(-2, -1) * 0.5).softmax(-1)
+            kept.append(weights)
+            return module.proj((weights @ v).transpose(1, 2).reshape(n, tokens, channels))
+
+        return forward
+
+    handed = []
+    for block in net.double().blocks:
+        block.attn.forward = attend(block.attn)
+        block.register_forward_hook(lambda module, args, y: handed.append(y))
+    net(torch.from_numpy(PICTURES).double())
+    found = 0
+    for weights, z in zip(kept, handed, strict=True):
+        z = net.norm(z)
+        y = net.head(z[:, net.skipped :].mean(1) if net.mean else z[:, 0])
+        (g,) = torch.autograd.grad(score(y).sum(), weights, retain_graph=True)
+        found = found + g.clamp(min=0).mean((1, 2))[:, extra:] / len(kept)
+    return found.reshape(3, 5, 3).numpy()
+
+
+def own(y: torch.Tensor) -> torch.Tensor:
+    return y[torch.arange(3), CLASSES]
+
+
+def against(y: torch.Tensor) -> torch.Tensor:
+    return own(y) - y[torch.arange(3), [1, 2, 3]]
+
+
+@pytest.mark.parametrize("exporter", [torchscript, dynamo])
+@pytest.mark.parametrize("kind", ["class token", "class token and registers", "mean", "registers and mean"])
+def test_legrad_is_that_of_autograd_at_every_layer(tmp_path, kind, exporter):
+    make, extra, _ = NETWORKS[kind]
+    net = lively(make())
+    report = onnxcam.attach(exporter(net, tmp_path / "m.onnx", opset=18), method=["legrad", "rollout"])
+    assert report.info.attention_methods == ("legrad", "rollout")
+    got = run(report.path)
+    near(got["cam"], legrad(net, extra, own))
+    near(run(report.path, PICTURES[1:2], CLASSES[1:2])["cam"], got["cam"][1:2])
+
+
+@pytest.mark.parametrize(("explain", "score"), [("counterfactual", lambda y: -own(y)), ("contrast", against)])
+def test_legrad_of_what_speaks_against_and_apart(tmp_path, explain, score):
+    net = lively(Transformer())
+    path = onnxcam.attach(torchscript(net, tmp_path / "m.onnx", opset=18), method="legrad", explain=explain).path
+    more = {"against_index": np.array([1, 2, 3])} if explain == "contrast" else {}
+    near(run(path, **more)["cam"], legrad(net, 1, score))
+
+
+def test_legrad_of_each_class_is_as_if_alone_and_the_file_can_be_renewed(tmp_path):
+    path = torchscript(lively(Transformer()), tmp_path / "m.onnx", opset=18)
+    one = onnxcam.attach(path, tmp_path / "1.cam.onnx", method="legrad").path
+    two = onnxcam.attach(path, tmp_path / "2.cam.onnx", method="legrad", classes=2).path
+    chosen = np.array([[4, 1], [0, 2], [1, 3]])
+    got = run(two, classes=chosen)["cam"]
+    for k in range(2):
+        near(got[:, k], run(one, classes=chosen[:, k])["cam"])
+    plain = onnxcam.attach(path, tmp_path / "3.cam.onnx").path
+    renewed = onnxcam.attach(two, replace=True).path
+    assert len(onnx.load(renewed).graph.node) == len(onnx.load(plain).graph.node)
+
+
+def test_weights_are_shared_by_the_readings(tmp_path):
+    path = torchscript(lively(Transformer()), tmp_path / "m.onnx", opset=18)
+    sizes = []
+    for name in ("gradcam", "legrad"):
+        made = onnxcam.attach(path, tmp_path / f"{name}.cam.onnx", method=name).path
+        sizes.append(sum(np.prod(t.dims) for t in onnx.load(made).graph.initializer))
+    assert abs(sizes[1] - sizes[0]) < 30
+
+
 class Heads(nn.Module):
     """torch's own transformer layers, whose attention is one operator to torch."""
 
@@ -147,6 +226,22 @@ def test_torchs_own_attention_is_found(tmp_path, exporter):
     near(got, rollout[:, 0, 1:].reshape(3, 5, 3).numpy())
 
 
+class Half(Transformer):
+    """The heads of the second block's attention are mixed behind softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[1].attn.forward = self.attend
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        n, tokens, channels = x.shape
+        module = self.blocks[1].attn
+        q, k, v = module.qkv(x).reshape(n, tokens, 3, 2, channels // 2).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * 0.5).softmax(-1)
+        weights = weights * 0.7 + weights.flip(1) * 0.3
+        return module.proj((weights @ v).transpose(1, 2).reshape(n, tokens, channels))
+
+
 class Beside(Transformer):
     """Two attentions on the same tokens, added up."""
 
@@ -176,7 +271,7 @@ def fused(domain: str):
     return model(text, opset=23, **FUSED_WEIGHTS)
 
 
-@pytest.mark.parametrize("method", ["rollout"])
+@pytest.mark.parametrize("method", ["rollout", "legrad"])
 def test_what_has_no_such_attention_is_refused(tmp_path, method):
     def refused(path, message, error=MethodError, **how):
         with pytest.raises(error, match=message):
@@ -185,6 +280,8 @@ def test_what_has_no_such_attention_is_refused(tmp_path, method):
     refused(save(tmp_path / "cnn.onnx", cnn()), f"'{method}' is made of attention maps, and this model has none")
     windows = torchscript(Windows(), tmp_path / "windows.onnx", opset=18, size=(18, 8))
     refused(windows, f"'{method}' needs attention among all tokens .*6, 6\\], within windows or from and to different")
+    half = torchscript(Half().eval(), tmp_path / "half.onnx", opset=18)
+    refused(half, f"'{method}' needs the attention by which the values are weighted, and .* is mixed with")
     beside = torchscript(Beside().eval(), tmp_path / "beside.onnx", opset=18)
     refused(beside, f"'{method}' follows attention from layer to layer, and .* stands beside it")
     for domain, name in (("com.microsoft", "com.microsoft.MultiHeadAttention"), ("", "Attention")):
@@ -194,6 +291,21 @@ def test_what_has_no_such_attention_is_refused(tmp_path, method):
     refused(plain, f"'{method}' is of the attention, not of a layer", eigen_smooth=True)
     refused(plain, f"'{method}' is a map of the attention", layer=["blocks.0", "blocks.0.norm2"], fuse="max")
     assert not (tmp_path / "x.cam.onnx").exists()
+
+
+class Bare(Transformer):
+    """Attention without a way around it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.extra.expand(x.shape[0], -1, -1), x], 1) + self.position
+        return self.head(self.blocks[1].attn(self.blocks[0].attn(x))[:, 0])
+
+
+def test_legrad_needs_a_sum_behind_each_layer(tmp_path):
+    path = torchscript(Bare().eval(), tmp_path / "m.onnx", opset=18)
+    with pytest.raises(MethodError, match=r"'legrad' reads a score off what each layer hands on, .* there is no sum"):
+        onnxcam.attach(path, method="legrad")
 
 
 @pytest.mark.parametrize("explain", ["contrast", "counterfactual"])

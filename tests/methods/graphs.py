@@ -83,12 +83,16 @@ def linear_rerun(op: OpBuilder, A: ir.Value, weights: ir.Value | None) -> Rerun:
 
 
 def run_attention(
-    name: str, maps: Sequence[np.ndarray], *, grid: tuple[int, int], read: Sequence[int], extra_tokens: int = 1
+    name: str, maps: Sequence[np.ndarray], *, grid: tuple[int, int], read: Sequence[int] = (0,), extra_tokens: int = 1
 ) -> np.ndarray:
-    """The maps [N, h, w] of the method ``name`` on the attention ``maps`` [N, heads, T, T] of each layer."""
+    """The maps [N, h, w] of the method ``name`` on the attention ``maps`` [N, heads, T, T] of each layer.
+
+    They stand for the gradients at them too.
+    """
 
     def build(op: OpBuilder, x: Mapping[str, ir.Value]) -> ir.Value:
-        attention = Attention(maps=list(x.values()), read=read, extra_tokens=extra_tokens, grid=grid)
+        values = list(x.values())
+        attention = Attention(maps=values, gradients=values, read=read, extra_tokens=extra_tokens, grid=grid)
         site = Site(op=op, activations=attention.maps[-1], explained_class=None, attention=attention)
         return find_method(name).build(site)
 

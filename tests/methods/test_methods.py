@@ -189,6 +189,15 @@ def test_rollout_by_hand():
     np.testing.assert_allclose(got, [[[0.5], [3 / 8], [1 / 8]]])
 
 
+def test_legrad_by_hand():
+    # a class token and two places; what is negative is left out, and the columns are averaged over heads and rows:
+    # (2 + 4, 1 + 3) / 6 of two heads, and (3, 6) / 3 of one head; then over both layers: (1 + 1) / 2, (2/3 + 2) / 2
+    first = [[[9, 2, 0], [9, -5, 1], [9, 0, 0]], [[-9, 0, 3], [-9, 4, -1], [-9, 0, 0]]]
+    last = [[[0, 3, 6], [0, 0, -2], [0, -1, 0]]]
+    got = run_attention("legrad", [np.array([first]), np.array([last])], grid=(1, 2))
+    np.testing.assert_allclose(got, [[[1, 4 / 3]]], rtol=1e-6)
+
+
 def test_finercam_and_refinecam_are_others_at_one_layer():
     np.testing.assert_array_equal(run("finercam", A, g), run("gradcam", A, g))
     np.testing.assert_array_equal(run("refinecam", A, g), run("gradcam++", A, g))
