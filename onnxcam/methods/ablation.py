@@ -40,4 +40,4 @@ def ablationcam(at: Site) -> ir.Value:
     score = op.Unsqueeze(at.rerun.score, [1])
     lost = op.Sub(score, at.rerun.scores(_WITHOUT))
     weights = quotient(op, lost, op.Abs(score), TINY)
-    return at.evidence(op.Mul(op.Unsqueeze(weights, [2, 3]), at.activations))
+    return op.Relu(at.weigh(op.Unsqueeze(weights, [2, 3])))  # type: ignore[no-any-return]

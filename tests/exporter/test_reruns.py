@@ -311,15 +311,18 @@ def vit_reciprocam(net: Transformer, picture: np.ndarray, index: int) -> np.ndar
     mask = torch.cat([torch.ones(15, net.skipped, 1), masks[:, 1:-1, 1:-1].reshape(15, 15, 1)], 1)
     x = x * mask + last.attn(last.norm1(x) * mask)
     x = x + last.mlp(last.norm2(x))
-    s = net.head(net.norm(x)[:, 0])[:, index].reshape(5, 3).detach()
+    x = net.norm(x)
+    s = net.head(x[:, net.skipped :].mean(1) if net.mean else x[:, 0])[:, index].reshape(5, 3).detach()
     return (s - s.min()).numpy()
 
 
 @pytest.mark.parametrize(
-    ("export", "opset"), [(dynamo, 18), (torchscript, 18), (torchscript, 13)], ids=["one op", "of torch", "its steps"]
+    ("export", "opset", "mean"),
+    [(dynamo, 18, False), (torchscript, 18, True), (torchscript, 13, True)],
+    ids=["class token", "mean of tokens", "normalised by steps"],
 )
-def test_vit_recipro_cam_masks_both_halves_of_the_block(tmp_path, export, opset):
-    net = Transformer(extra=2).eval()
+def test_vit_recipro_cam_masks_both_halves_of_the_block(tmp_path, export, opset, mean):
+    net = Transformer(extra=2, mean=mean).eval()
     with torch.no_grad():
         net.blocks[1].attn.qkv.weight.mul_(6)  # places matter to the class token
     path = export(net, tmp_path / "vit.onnx", opset=opset)
