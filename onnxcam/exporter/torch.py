@@ -29,7 +29,7 @@ import itertools
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -152,7 +152,7 @@ def export_module(
     inputs = tuple(x.detach() for x in given(example, model.forward, torch.Tensor).values())
     with _evaluating(model), _quiet():
         tap.train(False)
-        with torch.no_grad():
+        with torch.no_grad(), _noting_containers(model) as containers:
             found = tap(*inputs)  # to know the names of its outputs
             if score is not None:
                 _refuse_no_number(found[0], len(inputs[0]))
@@ -181,7 +181,7 @@ def export_module(
             targets = graph.outputs[len(tap.outputs) :]
             for target in targets:
                 graph.outputs.remove(target)
-            _forget_traces(graph)
+            _forget_traces(graph, containers)
             return TorchExport(
                 model=program.model,
                 targets=tuple(behind_identity(target) for target in targets),
@@ -310,10 +310,30 @@ def is_module(value: object) -> bool:
     return isinstance(value, nn.Module)
 
 
-def _forget_traces(graph: ir.Graph) -> None:
+@contextlib.contextmanager
+def _noting_containers(model: nn.Module) -> Iterator[set[str]]:
+    """The paths of the modules that return something else than a tensor while this lasts: no layer can be there."""
+    found: set[str] = set()
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            if not isinstance(output, torch.Tensor):
+                found.add(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(note(name)) for name, module in model.named_modules()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _forget_traces(graph: ir.Graph, containers: Collection[str]) -> None:
     """Drop what torch notes about the machine that exported (stack traces, paths); keep the module paths.
 
-    They are those of the model, within the module that taps it.
+    They are those of the model, within the module that taps it, without ``containers``.
     """
     for node in graph:
         scopes = node.metadata_props.get(_NAME_SCOPES)
@@ -321,6 +341,7 @@ def _forget_traces(graph: ir.Graph) -> None:
         node.doc_string = None
         if scopes is not None:
             paths = [path.removeprefix("model.") for path in ast.literal_eval(scopes) if path != "model"]
+            paths = [path for path in paths[:-1] if path not in containers] + paths[-1:]  # the last is the node's own
             node.metadata_props[_NAME_SCOPES] = repr(paths)  # without the module around the model
     for value in (*graph.inputs, *graph.initializers.values(), *(y for node in graph for y in node.outputs)):
         value.metadata_props.clear()

@@ -175,6 +175,30 @@ def test_the_default_layer_is_the_last_with_spatial_extent(net, example, tmp_pat
     assert report.info.layers[0].shape == (None, 4, 7, 5)
 
 
+class Wrapped(nn.Module):
+    """Returns a dictionary, as the encoders of Hugging Face do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"hidden": self.inner(x)}
+
+
+def test_the_default_layer_is_none_that_returns_no_tensor(example, tmp_path):
+    class Encoded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.fc = Wrapped(), nn.Linear(4, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(self.encoder(x)["hidden"].amax((2, 3)))
+
+    info = onnxcam.export(Encoded().eval(), example, tmp_path / "n.cam.onnx").info
+    assert info.layers[0].name == "encoder.inner"
+
+
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
