@@ -112,7 +112,7 @@ def export(
     else:
         names = [layer] if isinstance(layer, str) else list(layer)
         # refuses a layer off the way to the score
-        modules.reference(model, example, names, output=output, score=function)
+        modules.reference(model, example, names, output=output, squashed=False, score=function)
     options = ArtifactOptions(
         methods=tuple(entry.name for entry in chosen),
         explain=explain,

@@ -60,6 +60,7 @@ OPSET = 18
 INPUT = "input"
 """The name under which the picture itself can be a target."""
 _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
+_MOVING = frozenset({"PermuteBackward0", "TransposeBackward0"})
 _SQUASHING = frozenset({"SoftmaxBackward0", "LogSoftmaxBackward0", "SigmoidBackward0"})
 
 
@@ -229,10 +230,13 @@ def reference(
             chosen = next((name for name, y in outputs.items() if y.is_floating_point()), tap.outputs[0])
         answer = outputs[chosen]
         scores = _before_squashing(answer) if squashed else answer
-        grads = [
-            torch.autograd.grad(scores, maps, seed, allow_unused=True, retain_graph=True)
-            for seed in _seeds(answer, adjoints)
-        ]
+        seeds = _seeds(answer, adjoints)
+        if isinstance(scores, torch.Tensor) and seeds[0].shape != scores.shape:
+            raise ExportError(
+                f"torch's gradients give no way to the scores before the sigmoid in its output '{chosen}', so that the "
+                "graph's cannot be compared: export it with torch.onnx and take onnxcam.attach"
+            )
+        grads = [torch.autograd.grad(scores, maps, seed, allow_unused=True, retain_graph=True) for seed in seeds]
     unused = [name for name, g in zip(names, grads[0], strict=True) if g is None]
     if unused:
         raise LayerError(f"layer '{unused[0]}' is not on the way to the score: choose one that 'onnxcam layers' lists")
@@ -244,10 +248,11 @@ def reference(
 
 
 def _seeds(output: torch.Tensor, adjoints: Sequence[np.ndarray] | None) -> list[torch.Tensor]:
-    """What ``output`` is differentiated with, shaped and typed as it."""
+    """What ``output``, or the scores of it that are of another size, are differentiated with, typed as it."""
     if adjoints is None:
         return [torch.ones_like(output)]
-    return [torch.from_numpy(adjoint).to(output.dtype).reshape(output.shape) for adjoint in adjoints]
+    seeds = [torch.from_numpy(adjoint).to(output.dtype) for adjoint in adjoints]
+    return [seed.reshape(output.shape) if seed.numel() == output.numel() else seed for seed in seeds]
 
 
 def random_example(size: Sequence[int], *, batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -366,12 +371,24 @@ def _free(inputs: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _before_squashing(output: torch.Tensor) -> torch.Tensor | torch.autograd.graph.GradientEdge:
-    """``output``, or where a softmax or sigmoid made it, the scores that went into that."""
-    node = output.grad_fn
+    """``output``, or where a softmax or sigmoid made it, the scores that went into that.
+
+    Where it was joined of several, what went into that of the last, as a detector's classes.
+    """
+    node = _unmoved(output.grad_fn)
+    if type(node).__name__ == "CatBackward0" and node is not None:
+        node = _unmoved(node.next_functions[-1][0])
     if node is None or type(node).__name__ not in _SQUASHING:
         return output
     behind, index = node.next_functions[0]
     return output if behind is None else torch.autograd.graph.GradientEdge(behind, index)
+
+
+def _unmoved(node: torch.autograd.graph.Node | None) -> torch.autograd.graph.Node | None:
+    """The step of autograd before those that only exchange axes."""
+    while node is not None and type(node).__name__ in _MOVING:
+        node = node.next_functions[0][0]
+    return node
 
 
 def _check_names(model: nn.Module, names: Sequence[str]) -> None:

@@ -29,7 +29,8 @@ CLASSES = 5
 class Detector(nn.Module):
     """A box for each place of two maps, as YOLO has them; ``form`` says how they are given.
 
-    yolo: [N, 4 + C, boxes]; transposed: [N, boxes, 4 + C]; objectness: [N, boxes, 5 + C].
+    yolo: [N, 4 + C, boxes]; transposed: [N, boxes, 4 + C]; objectness: [N, boxes, 5 + C]; turned: [N, boxes, 4 + C]
+    of parts that lie so already; weighed: as yolo, of classes times objectness.
     """
 
     def __init__(self, form: str = "yolo") -> None:
@@ -51,8 +52,11 @@ class Detector(nn.Module):
         sides, score, objectness = self.raw(A)
         if self.form == "objectness":
             return torch.cat([sides.sigmoid() * 10, objectness.sigmoid(), score.sigmoid()], 1).transpose(1, 2)
-        y = torch.cat([sides.sigmoid() * 10, score.sigmoid()], 1)
-        return y if self.form == "yolo" else y.transpose(1, 2)
+        if self.form == "turned":
+            return torch.cat([sides.sigmoid().transpose(1, 2) * 10, score.transpose(1, 2).sigmoid()], 2)
+        likely = score.sigmoid() * objectness.sigmoid() if self.form == "weighed" else score.sigmoid()
+        y = torch.cat([sides.sigmoid() * 10, likely], 1)
+        return y.transpose(1, 2) if self.form == "transposed" else y
 
     def forward(self, x: torch.Tensor):
         return self.answer(self.block(self.stem(x)))
@@ -106,17 +110,22 @@ def expected(net: nn.Module, y) -> tuple[np.ndarray, np.ndarray]:
 def likelihoods(net: Detector) -> np.ndarray:
     """How likely each class is at each box, [N, C, boxes]."""
     _, score, objectness = net.raw(net.block(net.stem(torch.from_numpy(PICTURES))))
-    found = score.sigmoid() * (objectness.sigmoid() if net.form == "objectness" else 1)
+    found = score.sigmoid() * (objectness.sigmoid() if net.form in ("objectness", "weighed") else 1)
     return found.detach().numpy()
 
 
+def class_scores(net: Detector, A: torch.Tensor) -> torch.Tensor:
+    """[N, C, boxes] before the sigmoid; where more than that makes probabilities of them, these."""
+    _, score, objectness = net.raw(A)
+    return score.sigmoid() * objectness.sigmoid() if net.form == "weighed" else score
+
+
 def at(net: Detector, classes, boxes):
-    """The class score at one box of each image, as the model gives it."""
-    rows = torch.arange(3)
-    return lambda A: net.raw(A)[1].sigmoid()[rows, torch.tensor(classes), torch.tensor(boxes)]
+    """The class score at one box of each image."""
+    return lambda A: class_scores(net, A)[torch.arange(3), torch.tensor(classes), torch.tensor(boxes)]
 
 
-FORMS = ["yolo", "transposed", "objectness"]
+FORMS = ["yolo", "transposed", "objectness", "turned", "weighed"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -124,7 +133,8 @@ def test_a_class_is_explained_at_its_likeliest_box(tmp_path, form):
     net = Detector(form).eval()
     report = attach(tmp_path, net, BoxInfo(objectness=form == "objectness"))
     info = report.info.score
-    assert (info.kind, info.classes, info.boxes.axis) == ("boxes", CLASSES, 1 if form == "yolo" else 2)
+    assert (info.kind, info.classes, info.boxes.axis) == ("boxes", CLASSES, 1 if form in ("yolo", "weighed") else 2)
+    assert report.info.extra.get("stepped_over") == (None if form == "weighed" else "Sigmoid")
     got, likely = run(report.path), likelihoods(net)
     classes = likely.max(2).argmax(1).tolist()
     boxes = [int(likely[i, c].argmax()) for i, c in enumerate(classes)]
@@ -155,7 +165,7 @@ def test_all_likely_boxes_of_a_class_are_explained_together(tmp_path, form):
         marked = likely[range(3), [2, 0, 1]] > (threshold or 0.25)
         assert (got["explained_boxes"] == marked).all()
         weights = torch.from_numpy(marked.astype(np.float32))
-        wanted = expected(net, lambda A, w=weights: (net.raw(A)[1].sigmoid()[torch.arange(3), [2, 0, 1]] * w).sum(1))
+        wanted = expected(net, lambda A, w=weights: (class_scores(net, A)[torch.arange(3), [2, 0, 1]] * w).sum(1))
         np.testing.assert_allclose(got["cam"], wanted[1], atol=1e-5)
     assert onnxcam.verify(path).passed
 
@@ -195,16 +205,32 @@ def test_several_classes_and_contrasts(tmp_path):
     assert others.tolist() == [1 + int(likely[i, 1:, b].argmax()) for i, b in enumerate(boxes)]
 
 
-def test_an_export_is_compared_with_torch(tmp_path):
-    for net, info in ((Detector(), None), (Queries(), BoxInfo(background=True)), (Detector(), BoxInfo(every=True))):
-        example = torch.from_numpy(PICTURES)
-        path = tmp_path / "m.cam.onnx"
-        report = onnxcam.export(
-            net.eval(), example, path, layer="block", score="boxes", boxes=info,
-            output="output_0" if isinstance(net, Queries) else None,
-        )  # fmt: skip
-        assert max(report.errors.values()) < 1e-4
-        assert onnxcam.verify(path, model=net).passed
+@pytest.mark.parametrize(
+    ("net", "info"),
+    [
+        *((Detector(form), None) for form in ("transposed", "weighed")),
+        (Detector(), BoxInfo(every=True)),
+        (Queries(), BoxInfo(background=True)),
+    ],
+    ids=["transposed", "weighed", "all", "detr"],
+)
+def test_an_export_is_compared_with_torch(tmp_path, net, info):
+    path = tmp_path / "m.cam.onnx"
+    output = "output_0" if isinstance(net, Queries) else None
+    how = {"layer": "block", "score": "boxes", "boxes": info, "output": output}
+    report = onnxcam.export(net.eval(), torch.from_numpy(PICTURES), path, **how)
+    assert max(report.errors.values()) < 1e-4
+    assert onnxcam.verify(path, model=net).passed
+
+
+def test_a_detector_that_torch_joins_otherwise_is_refused(tmp_path):
+    class Once(Detector):
+        def answer(self, A: torch.Tensor):
+            return super().answer(A) * 1  # the graph does without
+
+    how = {"layer": "block", "score": "boxes"}
+    with pytest.raises(ExportError, match=r"export it with torch.onnx and take onnxcam.attach"):
+        onnxcam.export(Once().eval(), torch.from_numpy(PICTURES), tmp_path / "m.cam.onnx", **how)
 
 
 def test_a_renewed_detector_leaves_nothing_behind(tmp_path):
@@ -223,6 +249,17 @@ def test_what_is_no_detector_is_refused(tmp_path):
         onnxcam.attach(path, tmp_path / "x.cam.onnx", score="boxes")
     with pytest.raises(ExportError, match="6 classes of each image cannot be explained: the model has 5"):
         attach(tmp_path, Detector().eval(), classes=6)
+
+
+def test_boxes_that_were_chosen_already_are_refused(tmp_path):
+    class Chosen(Detector):
+        def answer(self, A: torch.Tensor):
+            sides, score, _ = self.raw(A)
+            best, number = score.sigmoid().max(1, keepdim=True)
+            return torch.cat([sides, best, number.to(sides.dtype)], 1).transpose(1, 2)
+
+    with pytest.raises(ExportError, match=r"the number of its class for each box, .* without the choice of boxes"):
+        attach(tmp_path, Chosen().eval())
 
 
 class Spots(nn.Module):

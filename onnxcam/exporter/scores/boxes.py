@@ -27,6 +27,7 @@ from onnxcam.contract import (
 )
 from onnxcam.errors import ExportError
 from onnxcam.exporter.layout import shape_text
+from onnxcam.exporter.scores.joined import before_joining, refuse_chosen
 from onnxcam.exporter.scores.protocol import Score, Seed, Subject
 from onnxcam.exporter.scores.table import apart, before_squashing, chosen, index_input, together, top_ranks
 
@@ -38,8 +39,9 @@ def boxes_score(graph: ir.Graph, output: str | None, info: BoxInfo, *, explained
     """The class scores at boxes that ``graph`` gives: YOLO-like in one output, or DETR-like in two.
 
     YOLO-like is [N, 4 + C, boxes] or [N, boxes, 4 + C], with the objectness behind the sides where ``info`` says so.
-    DETR-like is [N, boxes, C], stepping back over a softmax or sigmoid, with boxes [N, boxes, 4] in another output, and
-    a last column for no object where ``info`` says so. Raises `ExportError` where neither is found.
+    DETR-like is [N, boxes, C], with boxes [N, boxes, 4] in another output, and a last column for no object where
+    ``info`` says so. Both step back over a softmax or sigmoid, and over the joining of classes to sides. Raises
+    `ExportError` where neither is found.
     """
     values = {y.name or "": y for y in graph.outputs}
     if output is not None and output not in values:
@@ -55,6 +57,7 @@ def boxes_score(graph: ir.Graph, output: str | None, info: BoxInfo, *, explained
             "class scores with --output"
         )
     table = tables[scores[0]]
+    refuse_chosen(table)
     known = info.output or (sides[0] if len(sides) == 1 else table.name)
     return _yolo(table, info, explained) if known == table.name else _detr(table, str(known), info, explained)
 
@@ -73,7 +76,10 @@ def _detr(table: ir.Value, sides: str, info: BoxInfo, explained: int) -> BoxesSc
             explained=explained,
             boxes=info.completed(output=sides, axis=2, first=0, relative=True),
         ),
+        table=table,
         value=found.value,
+        axis=2,
+        first=0,
         stepped_over=found.stepped_over,
     )
 
@@ -90,6 +96,7 @@ def _yolo(table: ir.Value, info: BoxInfo, explained: int) -> BoxesScore:
             f"the output '{table.name}' has the shape {shape_text(shape)}, in which no class scores follow the "
             f"{first} numbers of a box: choose another with --output"
         )
+    before = before_joining(table, axis, classes)
     return BoxesScore(
         info=ScoreInfo(
             kind="boxes",
@@ -99,8 +106,11 @@ def _yolo(table: ir.Value, info: BoxInfo, explained: int) -> BoxesScore:
             explained=explained,
             boxes=info.completed(output=table.name or "", axis=axis, first=first, relative=False),
         ),
-        value=table,
-        stepped_over=None,
+        table=table,
+        value=before[0] if before else table,
+        axis=before[1] if before else axis,
+        first=0 if before else first,
+        stepped_over="Sigmoid" if before else None,
     )
 
 
@@ -125,18 +135,26 @@ def _floating(y: ir.Value) -> bool:
 class BoxesScore(Score):
     """y_c = Σ value_c over the boxes chosen. A class is ranked by its likeliest box, a box by how likely the class is.
 
-    Where the graph gives the classes as probabilities that went through further operators, as YOLO's does, y is of
-    these.
+    table: the output with the classes, which tells how likely they are.
+    axis, first: along which axis of ``value`` the numbers of a box lie, and which is that of the first class.
     """
 
     info: ScoreInfo
+    table: ir.Value
     value: ir.Value
+    axis: int
+    first: int
     stepped_over: str | None
 
     @property
     def boxes(self) -> BoxInfo:
         assert self.info.boxes is not None
         return self.info.boxes
+
+    @property
+    def columns(self) -> int:
+        """How many numbers ``value`` has of a box."""
+        return _fixed(self.value, self.axis)
 
     def subjects(self, op: OpBuilder) -> Sequence[Subject]:
         """The classes that `CLASS_INDEX` chooses, at the box that `BOX_INDEX` does, or all above `BOX_THRESHOLD`."""
@@ -155,9 +173,8 @@ class BoxesScore(Score):
                 count = op.Squeeze(op.Shape(of_class, start=1, end=2), [0])
                 marked = op.Equal(op.Unsqueeze(op.Range(0, count, 1), [0]), op.Unsqueeze(one, [1]))
             marked.dtype = ir.DataType.BOOL
-            axis = 2 if self.boxes.axis == 1 else 1
-            assert self.value.shape is not None
-            marked.shape = ir.Shape([self.value.shape[0], self.value.shape[axis]])
+            assert self.table.shape is not None
+            marked.shape = ir.Shape([self.table.shape[0], self.table.shape[3 - self.boxes.axis]])
             found.append(_AtBoxes(self, explained, marked))
         return found
 
@@ -174,33 +191,27 @@ class BoxesScore(Score):
 
     def adjoints(self, feed: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """1 at the explained class of the explained boxes, 0 elsewhere."""
-        output = got[self.info.output]
-        classes = got[EXPLAINED_CLASS].reshape(len(output), -1)
-        marked = got[EXPLAINED_BOXES].reshape(len(output), classes.shape[1], -1)
+        classes = got[EXPLAINED_CLASS].reshape(-1, self.info.explained)
+        marked = got[EXPLAINED_BOXES].reshape(*classes.shape, -1)
         found = []
         for k in range(classes.shape[1]):
-            hot = np.eye(output.shape[self.boxes.axis])[classes[:, k] + self.boxes.first]
+            hot = np.eye(self.columns)[classes[:, k] + self.first]
             pairs = hot[:, :, None] * marked[:, k, None]
-            found.append(pairs if self.boxes.axis == 1 else pairs.transpose(0, 2, 1))
+            found.append(pairs if self.axis == 1 else pairs.transpose(0, 2, 1))
         return found
 
     def _likely(self, op: OpBuilder) -> ir.Value:
         """How likely each class is at each box, float32 [N, classes, boxes]."""
-        info, axis = self.info, self.boxes.axis
-        values = op.Cast(self.value, to=ir.DataType.FLOAT)
+        info, boxes = self.info, self.boxes
+        values = op.Cast(self.table, to=ir.DataType.FLOAT)
         if info.activation == "softmax":
-            values = op.Softmax(values, axis=axis)
+            values = op.Softmax(values, axis=boxes.axis)
         elif info.activation == "sigmoid":
             values = op.Sigmoid(values)
-        elif self.stepped_over == "Softmax":
-            values = op.Softmax(values, axis=axis)
-        elif self.stepped_over == "Sigmoid":
-            values = op.Sigmoid(values)
-        first = self.boxes.first
-        likely: ir.Value = op.Slice(values, [first], [first + info.classes], [axis])
-        if self.boxes.objectness:
-            likely = op.Mul(likely, op.Slice(values, [_SIDES], [_SIDES + 1], [axis]))
-        return likely if axis == 1 else op.Transpose(likely, perm=[0, 2, 1])
+        likely: ir.Value = op.Slice(values, [boxes.first], [boxes.first + info.classes], [boxes.axis])
+        if boxes.objectness:
+            likely = op.Mul(likely, op.Slice(values, [_SIDES], [_SIDES + 1], [boxes.axis]))
+        return likely if boxes.axis == 1 else op.Transpose(likely, perm=[0, 2, 1])
 
 
 class _AtBoxes(Subject):
@@ -212,22 +223,20 @@ class _AtBoxes(Subject):
         self.marked = marked
 
     def seed(self, op: OpBuilder, of: ir.Value | None = None) -> Seed:
-        value, axis = self.score.value, self.score.boxes.axis
-        assert value.dtype is not None
-        assert value.shape is not None
-        column = op.Add(self.explained if of is None else of, [self.score.boxes.first])
-        hot = op.OneHot(column, [int(value.shape[axis])], [0.0, 1.0], axis=-1)  # type: ignore[arg-type]
+        value, axis = self.score.value, self.score.axis
+        column = op.Add(self.explained if of is None else of, [self.score.first])
+        hot = op.OneHot(column, [self.score.columns], [0.0, 1.0], axis=-1)
         marked = op.Cast(self.marked, to=ir.DataType.FLOAT)
-        across = 3 - axis
-        adjoint = op.Cast(op.Mul(op.Unsqueeze(hot, [across]), op.Unsqueeze(marked, [axis])), to=value.dtype)
+        assert value.dtype is not None
+        adjoint = op.Cast(op.Mul(op.Unsqueeze(hot, [3 - axis]), op.Unsqueeze(marked, [axis])), to=value.dtype)
         adjoint.dtype, adjoint.shape = value.dtype, value.shape
         return Seed(value=value, adjoint=adjoint)
 
     def table(self, op: OpBuilder) -> ir.Value:
-        value, boxes, classes = self.score.value, self.score.boxes, self.score.info.classes
-        marked = op.Unsqueeze(op.Cast(self.marked, to=ir.DataType.FLOAT), [boxes.axis])
-        totals = op.ReduceSum(op.Mul(op.Cast(value, to=ir.DataType.FLOAT), marked), [3 - boxes.axis], keepdims=0)
-        found: ir.Value = op.Slice(totals, [boxes.first], [boxes.first + classes], [1])
+        value, axis, first, classes = self.score.value, self.score.axis, self.score.first, self.score.info.classes
+        marked = op.Unsqueeze(op.Cast(self.marked, to=ir.DataType.FLOAT), [axis])
+        totals = op.ReduceSum(op.Mul(op.Cast(value, to=ir.DataType.FLOAT), marked), [3 - axis], keepdims=0)
+        found: ir.Value = op.Slice(totals, [first], [first + classes], [1])
         assert value.shape is not None
         found.dtype, found.shape = ir.DataType.FLOAT, ir.Shape([value.shape[0], classes])
         return found
