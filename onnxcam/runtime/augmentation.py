@@ -33,14 +33,21 @@ class View:
 
     def of(self, picture: Floats) -> Floats:
         """The model's input [C, H, W] in this view. Beyond the border of a smaller one, its edge goes on."""
+        return np.asarray(self.moved(picture) * np.float32(self.intensity))
+
+    def moved(self, planes: Floats) -> Floats:
+        """What lies over the picture, [C, h, w], as it lies in this view."""
         if self.scale != 1:
             rows, columns = (
-                interpolation(n, n, n / 2 - n / 2 / self.scale, n / self.scale, n) for n in picture.shape[1:]
+                interpolation(n, n, n / 2 - n / 2 / self.scale, n / self.scale, n) for n in planes.shape[1:]
             )
-            picture = np.asarray(rows @ picture @ columns.T)
-        if self.flip:
-            picture = picture[:, :, ::-1]
-        return np.asarray(picture * np.float32(self.intensity))
+            planes = np.asarray(rows @ planes @ columns.T)
+        return planes[:, :, ::-1] if self.flip else planes
+
+    @property
+    def moves(self) -> bool:
+        """Whether things lie elsewhere in this view."""
+        return self.flip or self.scale != 1
 
     def back(self, cam: Floats, size: tuple[int, int] | None) -> tuple[Floats, Floats]:
         """The map ``cam`` [h, w] of this view as one of the picture, and 1 where the view saw the picture, else 0.

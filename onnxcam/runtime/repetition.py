@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Repetition", "repeated"]
+__all__ = ["Repetition", "refuse_moved", "repeated"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.contract import ACTIVATIONS, GRADIENTS, LayerInfo, Preprocess, layer_output
+from onnxcam.contract import (
+    ACTIVATIONS,
+    BOX_INDEX,
+    GRADIENTS,
+    SCORE_REGION,
+    SCORE_WEIGHTS,
+    LayerInfo,
+    Preprocess,
+    layer_output,
+)
+from onnxcam.errors import InputError
 from onnxcam.runtime.augmentation import View, averaged
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.perturbation import Entry
@@ -56,12 +66,14 @@ def repeated(
     picture = _planar(tensor, preprocess)
     seen = [view.of(picture) for view in how.views]
 
-    def run(pictures: Floats, names: Sequence[str], index: int | None) -> Mapping[str, NDArray[Any]]:
+    def run(
+        pictures: Floats, names: Sequence[str], index: int | None, looks: Sequence[View] = ()
+    ) -> Mapping[str, NDArray[Any]]:
         rows = None if index is None else [[index] * model.explained] * len(pictures)
         others = None
         if plain.against is not None and index == plain.class_index:
             others = [[plain.against] * model.explained] * len(pictures)
-        further = how.inputs(len(pictures))
+        further = _seen_by(looks, how.inputs(len(pictures)))
         tensors = _as_input(pictures, preprocess)
         values = model.outputs(tensors, names, classes=rows, others=others, inputs=further)
         if model.explained == 1:
@@ -72,7 +84,7 @@ def repeated(
     if how.entry is None:
         assert how.layer is not None
         names = model.maps.outputs(how.layer)
-        cams = _own_maps(seen, names, partial(run, index=plain.class_index), how.batch, told)
+        cams = _own_maps(seen, how.views, names, partial(run, index=plain.class_index), how.batch, told)
     else:
         cams = {how.entry.name: _maps(model, seen, plain, how, run, told)}
     size = picture.shape[1], picture.shape[2]
@@ -119,19 +131,45 @@ def _maps(
 
 def _own_maps(
     seen: Sequence[Floats],
+    looks: Sequence[View],
     names: Mapping[str, str],
-    run: Callable[[Floats, Sequence[str]], Mapping[str, NDArray[Any]]],
+    run: Callable[..., Mapping[str, NDArray[Any]]],
     batch: int,
     told: Callable[[float], None],
 ) -> dict[str, list[Floats]]:
     """The artifact's own maps of each view, by method; ``names`` are their outputs."""
     cams: dict[str, list[Floats]] = {method: [] for method in names}
     for start in range(0, len(seen), batch):
-        values = run(np.stack(seen[start : start + batch]), [*names.values()])
+        part = slice(start, start + batch)
+        values = run(np.stack(seen[part]), [*names.values()], looks=looks[part])
         for method, name in names.items():
             cams[method] += list(values[name])
         told(min(start + batch, len(seen)) / len(seen))
     return cams
+
+
+def _seen_by(looks: Sequence[View], inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """``inputs`` of one picture for each of its views: a region that was asked for lies elsewhere in some."""
+    region = inputs.get(SCORE_REGION)
+    if region is None or not any(look.moves for look in looks):
+        return inputs
+    return {**inputs, SCORE_REGION: np.stack([look.moved(region)[0] for look in looks])}
+
+
+def refuse_moved(looks: Sequence[View], inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Raise `InputError` where ``inputs`` ask for what cannot be found again in all of ``looks``."""
+    if not any(look.moves for look in looks):
+        return
+    if BOX_INDEX in inputs and (inputs[BOX_INDEX] >= 0).any():
+        raise InputError(
+            f"box {int(inputs[BOX_INDEX].max())} lies elsewhere in a picture that is flipped or scaled: choose the box "
+            "by a rank, such as -1, or leave flip and scale out"
+        )
+    if max(np.shape(inputs.get(SCORE_WEIGHTS, ()))[2:], default=1) > 1:
+        raise InputError(
+            "weights of an output with places weigh others in a picture that is flipped or scaled: leave flip and "
+            "scale out"
+        )
 
 
 def _layer(model: CamModel, position: int) -> LayerInfo:

@@ -49,7 +49,7 @@ from onnxcam.runtime.perturbation import METHODS, Perturbation
 from onnxcam.runtime.perturbation.needs import layer_for
 from onnxcam.runtime.preprocess import Prepared, as_bgr, model_input
 from onnxcam.runtime.regions import Box, Point
-from onnxcam.runtime.repetition import Repetition, repeated
+from onnxcam.runtime.repetition import Repetition, refuse_moved, repeated
 from onnxcam.runtime.shipped import shipped_model
 
 
@@ -327,8 +327,10 @@ class CamModel:
             augment=augment,
         )
         shown = self.maps.find(None if method in METHODS else method, None if method in METHODS else layer)
-        explanations = list(self._run(prepared, classes, others, shown, inputs or {})) if prepared else []
         how = self._repetition(method, layer, perturbation, augment)
+        if how is not None:
+            refuse_moved(how.views, inputs or {})
+        explanations = list(self._run(prepared, classes, others, shown, inputs or {})) if prepared else []
         if how is None:
             return explanations
         count = len(explanations) * self.explained

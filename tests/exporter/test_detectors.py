@@ -336,6 +336,10 @@ def test_all_boxes_of_a_class(spots):
             cam.explain(image, box_threshold=0.5)
         with pytest.raises(InputError, match=r"2 images and box_index is \[1, 2, 3\]"):
             cam.explain([image, image], box_index=[1, 2, 3])
+        with pytest.raises(InputError, match="box 3 lies elsewhere in a picture that is flipped or scaled"):
+            cam.explain(image, box_index=3, augment=["flip"])
+        assert cam.explain(image, box_index=-1, augment=["flip"]).boxes.shape == (1, 4)
+        assert cam.explain(image, box_index=3, augment=["intensity"]).boxes.shape == (1, 4)
         with pytest.raises(InputError, match="there is no box 25: the detector gives 25, 0 to 24"):
             cam.explain(image, box_index=25)
 

@@ -195,12 +195,12 @@ class Bright(nn.Module):
 
 @pytest.fixture
 def bright(tmp_path):
-    def make(resize: str = "stretch"):
+    def make(resize: str = "stretch", method: str = "gradcam"):
         plain = torchscript(Bright().eval(), tmp_path / "b.onnx", opset=18, size=(40, 40))
         preprocess = onnxcam.Preprocess(height=40, width=40, resize=resize, mean=(0.0,) * 3, std=(1.0,) * 3, fill=0)
         path = tmp_path / "b.cam.onnx"
-        labels = ["dark", "bright"]
-        onnxcam.attach(plain, path, score="segmentation", preprocess=preprocess, labels=labels, layer="map")
+        how = {"score": "segmentation", "labels": ["dark", "bright"], "layer": "map", "method": method}
+        onnxcam.attach(plain, path, preprocess=preprocess, **how)
         return path
 
     return make
@@ -261,6 +261,36 @@ def test_what_is_not_in_the_picture_is_refused(bright):
         assert both[0].score > 0.5 > both[1].score
     with onnxcam.load() as cam, pytest.raises(InputError, match="takes no box: make it with --score segmentation"):
         cam.explain(picture(), box=(1, 1, 2, 2))
+
+
+def test_a_region_lies_elsewhere_in_a_view(bright):
+    image = np.random.default_rng(0).integers(0, 255, (40, 80, 3)).astype(np.uint8)
+    mirrored = image[:, ::-1].copy()
+    with onnxcam.load(bright("stretch", method="hirescam")) as cam:
+        how = {"class_index": "bright", "augment": ["flip"]}
+        for here, there in (
+            ({"box": (4, 8, 20, 16)}, {"box": (56, 8, 20, 16)}),
+            ({"point": (6, 30)}, {"point": (73, 30)}),
+            ({}, {}),
+        ):
+            plain = cam.explain(image, class_index="bright", **here)
+            other = cam.explain(mirrored, class_index="bright", **there)
+            got = cam.explain(image, **how, **here)
+            np.testing.assert_allclose(got.cam, (plain.cam + other.cam[:, ::-1]) / 2, atol=1e-6)
+            assert plain.cam.max() > 0
+            np.testing.assert_array_equal(got.region, plain.region)
+        scaled = cam.explain(image, class_index="bright", augment=["scale"], box=(4, 8, 20, 16)).heatmap
+        assert scaled[:, 40:].max() == 0
+
+
+def test_weights_of_places_are_refused_in_a_view(bright):
+    path = bright()
+    onnxcam.attach(path, replace=True, score="weights", layer="map")
+    with onnxcam.load(path) as cam:
+        weights = np.ones((2, 20, 20), np.float32)
+        with pytest.raises(InputError, match="weigh others in a picture that is flipped or scaled"):
+            cam.explain(picture(), score_weights=weights, augment=["scale"])
+        assert cam.explain(picture(), score_weights=weights, augment=["intensity"]).cam.shape == (20, 20)
 
 
 def test_methods_that_change_pictures_are_refused(bright):
