@@ -267,6 +267,7 @@ def _json(source: Path, target: Path, explanation: Explanation, milliseconds: fl
             "score": explanation.score,
             "against": explanation.against,
             "boxes": None if explanation.boxes is None else explanation.boxes.round(2).tolist(),
+            "box_scores": None if explanation.box_scores is None else explanation.box_scores.tolist(),
             "method": explanation.method,
             "layer": explanation.layer,
             "classes": [

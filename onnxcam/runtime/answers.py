@@ -18,12 +18,13 @@ from onnxcam.runtime.probabilities import probabilities
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """``score``, ``scores``, ``region`` and ``boxes`` of an `Explanation`."""
+    """``score``, ``scores``, ``region``, ``boxes`` and ``box_scores`` of an `Explanation`."""
 
     score: float
     scores: NDArray[np.float32]
     region: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] | None = None
+    box_scores: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,9 @@ def answer(
         likely = class_likelihoods(output, info)[detections.marked]
         scores = likely.max(0) if len(likely) else np.zeros(info.classes, np.float32)
         boxes = picture_boxes(detections.sides, detections.marked, info.boxes, detections.placement)
-        return Answer(score=float(scores[explained]), scores=scores, boxes=distinct(boxes, likely[:, explained]))
+        at_each = likely[:, explained]
+        kept = distinct(boxes, at_each)
+        return Answer(score=float(scores[explained]), scores=scores, boxes=boxes[kept], box_scores=at_each[kept])
     scores = probabilities(output.reshape(1, -1)[:, : info.classes], info.activation)[0]
     return Answer(score=float(scores[explained]), scores=scores)
 

@@ -45,11 +45,10 @@ def picture_boxes(
     return found.astype(np.float32)
 
 
-def distinct(boxes: NDArray[np.float32], likely: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``boxes`` without those that overlap a likelier one by half or more: a detector gives many for each thing."""
+def distinct(boxes: NDArray[np.float32], likely: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Which of ``boxes`` overlap no likelier one by half or more: a detector gives many for each thing."""
     if len(boxes) < 2:
-        return boxes
+        return np.arange(len(boxes))
     sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxes(sizes.tolist(), likely.tolist(), 0.0, _SAME)
-    found: NDArray[np.float32] = boxes[np.sort(np.asarray(kept, int).ravel())]
-    return found
+    return np.sort(np.asarray(kept, np.intp).ravel())

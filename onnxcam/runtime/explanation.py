@@ -44,6 +44,7 @@ class Explanation:
     boxes: of a detector, those that were explained: left, top, right and bottom in pixels of the picture, float32
         [n, 4]. Of several that lie on each other by half or more, the likeliest. ``score`` and ``scores`` are the
         greatest at all of them, 0 where there is none.
+    box_scores: the probability of the class at each of ``boxes``, float32 [n].
     others: where the artifact explains several classes of each picture, the explanations of those after the first;
         `classes` has all, and `of` finds one.
     explain: what the map tells the reasons of: the ``class``, its ``counterfactual``, or its ``contrast`` with the
@@ -71,6 +72,7 @@ class Explanation:
     output: NDArray[Any] | None = None
     region: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] | None = None
+    box_scores: NDArray[np.float32] | None = None
     others: tuple[Explanation, ...] = ()
 
     @property
@@ -124,12 +126,19 @@ class Explanation:
         Of no class, the number alone."""
         if self.class_index is None:
             return f"{'against ' if self.explain == 'counterfactual' else ''}{self.score:.4g}"
-        name = self._name(self.class_index)
+        return f"{_percent(self.score)}  {self._what}"
+
+    @property
+    def box_captions(self) -> list[str]:
+        """The same at each of ``boxes``; empty where there are none."""
+        return [f"{_percent(score)}  {self._what}" for score in ([] if self.box_scores is None else self.box_scores)]
+
+    @property
+    def _what(self) -> str:
+        name = self.name
         if self.explain == "counterfactual":
-            name = f"against {name}"
-        elif self.against is not None:
-            name = f"{name}, not {self._name(self.against)}"
-        return f"{self.score:{'.0%' if self.score >= 0.1 else '.1%'}}  {name}"
+            return f"against {name}"
+        return name if self.against is None else f"{name}, not {self._name(self.against)}"
 
     @property
     def name(self) -> str:
@@ -161,6 +170,10 @@ class Explanation:
 
     def _repr_png_(self) -> bytes:
         return encoded(render.panels(self), ".png")
+
+
+def _percent(score: float) -> str:
+    return f"{score:{'.0%' if score >= 0.1 else '.1%'}}"
 
 
 def _evidence(cam: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ __all__ = ["boxed", "caption", "colorize", "outlined", "overlay", "panels", "ren
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 MINIMUM_CAPITAL = 8
 """Height in pixels of a capital letter below which nobody reads it."""
 
+_CAPTION_SHARE = 0.03
+_LABEL_SHARE = 0.02
+"""Height of a capital letter over the geometric mean of the picture's sides, in a caption and at a box."""
+_WHITE = (255, 255, 255)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TRANSLITERATION = str.maketrans(
     {"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "ı": "i"}
@@ -43,6 +48,7 @@ def render(
     """``explanation`` as a picture: uint8 BGR [H, W, 3], and [H, 2W, 3] side by side.
 
     alpha: 0-1, how much the hottest pixel hides of the picture.
+    caption: whether it says what was explained: at a detector's boxes, or in the corner where there is none.
     peak: the map's value that is drawn hottest, for one scale over many frames; None is this map's own maximum.
     Raises `OnnxCamError` for an unknown layout or colour map, or an alpha outside 0-1.
     """
@@ -54,13 +60,14 @@ def render(
         if layout == "heatmap"
         else overlay(explanation.picture, heatmap, alpha=alpha, colormap=colormap)
     )
+    at_boxes = explanation.box_captions if caption else []
     if explanation.region is not None:
         drawn = outlined(drawn, project(explanation.region, explanation.placement))
     if explanation.boxes is not None:
-        drawn = boxed(drawn, explanation.boxes)
+        drawn = boxed(drawn, explanation.boxes, at_boxes)
     if layout == "side-by-side":
         drawn = side_by_side(explanation.picture, drawn)
-    return _captioned(drawn, [explanation.caption]) if caption else drawn
+    return _captioned(drawn, [explanation.caption]) if caption and not at_boxes else drawn
 
 
 def panels(explanation: Explanation, *, layout: Layout = DEFAULT_LAYOUT, **style: Any) -> Picture:
@@ -104,20 +111,43 @@ def outlined(image: Picture, region: NDArray[np.float32]) -> Picture:
     return copy
 
 
-def boxed(image: Picture, boxes: NDArray[np.float32]) -> Picture:
-    """A copy of ``image`` with ``boxes``, left, top, right and bottom in pixels: white within black."""
+def boxed(image: Picture, boxes: NDArray[np.float32], captions: Sequence[str] = ()) -> Picture:
+    """A copy of ``image`` with ``boxes``, left, top, right and bottom in pixels: white within black.
+
+    captions: of each box, written above its upper left corner, or below it where there is no room.
+    """
     copy: Picture = image.copy()
     edges = np.array([image.shape[1], image.shape[0]] * 2)
     for color, width in _pens(image):
         for left, top, right, bottom in np.rint(boxes.clip(-width, edges + width)).astype(int).tolist():
             cv2.rectangle(copy, (left, top), (right - 1, bottom - 1), color, width, cv2.LINE_AA)
+    for (left, top, *_), text in zip(boxes.clip(0, edges - 1).astype(int).tolist(), captions, strict=False):
+        _label(copy, text, left, top)
     return copy
+
+
+def _label(image: Picture, text: str, left: int, top: int) -> None:
+    """Write ``text`` on a darkened box upon the row ``top``, from the column ``left`` on or as far right as it fits."""
+    height, width = image.shape[:2]
+    pen = _Pen.of(image, _LABEL_SHARE)
+    shown = _elided(_ascii(text), pen.scale, pen.thickness, width - 2 * pen.margin)
+    if not shown:
+        return
+    right = min(left + pen.width(shown) + 2 * pen.margin, width)
+    left = max(right - pen.width(shown) - 2 * pen.margin, 0)
+    rows = pen.capital + 2 * pen.margin
+    upper = top - rows if top >= rows else top
+    if upper + rows > height:
+        return
+    box = image[upper : upper + rows, left:right]
+    np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
+    pen.write(image, shown, left + pen.margin, upper + pen.margin + pen.capital)
 
 
 def _pens(image: Picture) -> list[tuple[tuple[int, int, int], int]]:
     """Colours and widths of a line that is seen on any picture: white within black."""
     width = max(1, round(0.002 * (image.shape[0] * image.shape[1]) ** 0.5))
-    return [((0, 0, 0), 3 * width), ((255, 255, 255), width)]
+    return [((0, 0, 0), 3 * width), (_WHITE, width)]
 
 
 def side_by_side(picture: Picture, other: Picture) -> Picture:
@@ -133,22 +163,43 @@ def caption(image: Picture, lines: Sequence[str]) -> Picture:
     """
     image = image.copy()
     height, width = image.shape[:2]
-    capital = min(max(MINIMUM_CAPITAL, round(0.03 * (height * width) ** 0.5)), max(height // 4, 1))
-    scale = cv2.getFontScaleFromHeight(_FONT, capital)
-    thickness = max(1, round(capital / 12))
-    margin = max(1, capital // 2)
-    step = capital + margin + margin // 2  # room for what hangs below the line
-    fitting = [_elided(_ascii(line), scale, thickness, width - 2 * margin) for line in lines]
+    pen = _Pen.of(image, _CAPTION_SHARE)
+    step = pen.capital + pen.margin + pen.margin // 2  # room for what hangs below the line
+    fitting = [_elided(_ascii(line), pen.scale, pen.thickness, width - 2 * pen.margin) for line in lines]
     fitting = [line for line in fitting if line][: height // step]
     if not fitting:
         return image
-    right = 2 * margin + max(cv2.getTextSize(line, _FONT, scale, thickness)[0][0] for line in fitting)
-    box = image[: min(len(fitting) * step + margin, height), : min(right, width)]
+    right = 2 * pen.margin + max(map(pen.width, fitting))
+    box = image[: min(len(fitting) * step + pen.margin, height), : min(right, width)]
     np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
     for number, line in enumerate(fitting):
-        origin = (margin, margin + capital + number * step)
-        cv2.putText(image, line, origin, _FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        pen.write(image, line, pen.margin, pen.margin + pen.capital + number * step)
     return image
+
+
+@dataclass(frozen=True, slots=True)
+class _Pen:
+    """White letters whose capitals are ``capital`` pixels high."""
+
+    capital: int
+    scale: float
+    thickness: int
+    margin: int
+
+    @classmethod
+    def of(cls, image: Picture, share: float) -> _Pen:
+        """One for letters of that ``share`` of the size of ``image``, but as large as can be read."""
+        height, width = image.shape[:2]
+        capital = min(max(MINIMUM_CAPITAL, round(share * (height * width) ** 0.5)), max(height // 4, 1))
+        scale = cv2.getFontScaleFromHeight(_FONT, capital)
+        return cls(capital, scale, max(1, round(capital / 12)), max(1, capital // 2))
+
+    def width(self, text: str) -> int:
+        """Of ``text``, in pixels."""
+        return int(cv2.getTextSize(text, _FONT, self.scale, self.thickness)[0][0])
+
+    def write(self, image: Picture, text: str, left: int, baseline: int) -> None:
+        cv2.putText(image, text, (left, baseline), _FONT, self.scale, _WHITE, self.thickness, cv2.LINE_AA)
 
 
 def _elided(text: str, scale: float, thickness: int, width: int) -> str:

@@ -541,6 +541,7 @@ class CamModel:
             output=output,
             region=found.region,
             boxes=found.boxes,
+            box_scores=found.box_scores,
             cam=cams[self.methods[m]],
             activations=activations,
             gradients=gradients,

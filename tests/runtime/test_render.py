@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from onnxcam.errors import OnnxCamError
-from onnxcam.runtime.render import caption, colorize, overlay, side_by_side
+from onnxcam.runtime.render import boxed, caption, colorize, overlay, side_by_side
 from onnxcam.runtime.style import COLORMAPS
 
 FRAME = np.random.default_rng(7).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -89,3 +89,20 @@ def test_a_caption_in_other_letters_is_shown_in_ascii():
     blank = np.zeros((200, 400, 3), np.uint8)
     np.testing.assert_array_equal(caption(blank, ["Bär ‘Größe’ – œuf"]), caption(blank, ["Bar 'Grosse' - oeuf"]))
     np.testing.assert_array_equal(caption(blank, ["猫"]), caption(blank, ["?"]))
+
+
+def test_what_is_at_a_box_stands_above_it_or_within_at_the_upper_edge():
+    blank = np.full((100, 160, 3), 200, np.uint8)
+    boxes = np.array([[20, 40, 60, 80], [100, 0, 140, 30], [150, 95, 170, 120]], np.float32)
+    plain = boxed(blank, boxes)
+    shown = (boxed(blank, boxes, ["93%  cat", "5.0%  cat", "8%  cat"]) != plain).any(2)
+    above, within, beside = shown[20:40, 18:90], shown[:25, 95:], shown[75:96, 80:]
+    assert above.any()
+    assert within.any()
+    assert beside.any()  # moved to the left, where it fits
+    assert shown.sum() == above.sum() + within.sum() + beside.sum()
+    one = boxed(blank, boxes[:1], ["93%  cat"])[30:40, 20:60]
+    assert one.max() > 240  # white
+    assert one.min() < 70  # on dark
+    np.testing.assert_array_equal(boxed(blank, boxes[:0], []), blank)
+    assert boxed(blank[:4, :4], boxes[:1] / 20, ["93%  cat"]).shape == (4, 4, 3)
