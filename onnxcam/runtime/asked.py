@@ -104,6 +104,8 @@ class Questions:
                 raise InputError(f"there are {count} images and box_index is {box_index}: give one, or one each")
             self._refuse_boxes(found[BOX_INDEX])
         if box_threshold is not None:
+            if not 0 <= box_threshold <= 1:
+                raise InputError(f"box_threshold is {box_threshold}: it is a probability, 0 to 1")
             found[BOX_THRESHOLD] = np.full(1, box_threshold, np.float32)
         return found
 
@@ -148,7 +150,9 @@ def weights_input(weights: NDArray[Any], shape: Sequence[int | str | None], coun
 
     shape: of the input. Raises `InputError` where they do not fit it, or are not finite.
     """
-    found = np.asarray(weights, np.float32)
+    wide = _numbers(weights, "score_weights")
+    with np.errstate(over="ignore"):  # it is refused below
+        found = wide.astype(np.float32)
     if found.ndim == len(shape) - 1:
         found = found[None]
     fixed = ["N", *(size if isinstance(size, int) else "any" for size in shape[1:])]
@@ -165,19 +169,29 @@ def weights_input(weights: NDArray[Any], shape: Sequence[int | str | None], coun
 
 
 def reference_input(reference: NDArray[Any], length: int, count: int) -> NDArray[np.float32]:
-    """``reference`` for ``count`` images as float32 [count or 1, length].
+    """``reference`` for ``count`` images as float32 [count or 1, length], its greatest number 1 in size.
 
     Raises `InputError` where it does not fit, is not finite, or has no direction.
     """
-    found = np.atleast_2d(np.asarray(reference, np.float32))
+    found = np.atleast_2d(_numbers(reference, "the reference"))
     if found.ndim != 2 or found.shape[1] != length or len(found) not in (1, count):
         raise InputError(
             f"the reference has the shape {list(np.shape(reference))}, and the embedding is [{length}]: give one for "
             f"all of {count} images, or one each"
         )
-    if not np.isfinite(found).all() or not np.abs(found).max(1).all():
+    largest = np.abs(found).max(axis=1, keepdims=True)
+    if not np.isfinite(found).all() or not largest.all():
         raise InputError("the reference holds NaN or infinity, or nothing but zeros: give an embedding")
-    return found
+    found /= largest  # only its direction counts, and squares of float32 end at 1e-38 and 1e38
+    return found.astype(np.float32)
+
+
+def _numbers(values: NDArray[Any], what: str) -> NDArray[np.float64]:
+    """``values`` as a new array of numbers. Raises `InputError` where they are none."""
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} holds what is no number: give an array of numbers") from None
 
 
 def rows_of(

@@ -331,6 +331,9 @@ def test_all_boxes_of_a_class(spots):
         assert (none.boxes.shape, none.score, none.heatmap.max()) == ((0, 4), 0, 0)
         dark = cam.explain(np.zeros_like(image))
         assert len(dark.boxes) == 25
+        for wrong in (float("nan"), -0.1, 25):
+            with pytest.raises(InputError, match="it is a probability, 0 to 1"):
+                cam.explain(image, box_threshold=wrong)
         with pytest.raises(InputError, match="does not explain one box of a detector: leave box_index out"):
             cam.explain(image, box_index=1)
     with onnxcam.load(spots(BoxInfo())) as cam:

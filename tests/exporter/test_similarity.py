@@ -96,6 +96,7 @@ def test_what_is_no_reference_is_refused(tower, tmp_path):
             (np.ones((2, 7)), "for all of 1 images, or one each"),
             (np.zeros(7), "nothing but zeros"),
             (np.full(7, np.nan), "holds NaN"),
+            (["a"] * 7, "the reference holds what is no number"),
         ]:
             with pytest.raises(InputError, match=message):
                 cam.explain(image, reference=wrong)
@@ -111,6 +112,18 @@ def test_what_is_no_reference_is_refused(tower, tmp_path):
         onnxcam.attach(plain, tmp_path / "x.cam.onnx", score="similarity", method="finercam")
     with pytest.raises(ExportError, match="is of no class, and 2 were asked for"):
         onnxcam.attach(plain, tmp_path / "x.cam.onnx", score="similarity", classes=2)
+
+
+def test_the_length_of_a_reference_does_not_count(tower):
+    image = RNG.integers(0, 255, (20, 12, 3)).astype(np.uint8)
+    reference = REFERENCES[0].astype(np.float64)
+    with onnxcam.load(tower) as cam:
+        plain = cam.explain(image, reference=reference)
+        assert np.abs(plain.gradients).max() > 0
+        for scale in (1e-60, 1e-13, 1e20, 1e60):
+            scaled = cam.explain(image, reference=reference * scale)
+            assert scaled.score == pytest.approx(plain.score, abs=1e-6)
+            np.testing.assert_allclose(scaled.cam, plain.cam, rtol=1e-4, atol=1e-9)
 
 
 def test_a_reference_is_a_file_or_a_picture(tower, tmp_path, monkeypatch):

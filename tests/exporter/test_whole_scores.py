@@ -182,6 +182,8 @@ def test_pictures_are_explained_by_weights(weighted):
             (np.zeros(4), r"has the shape \[4\], and the output is \['N', 5\]"),
             (np.zeros((3, 5)), "2 images and score_weights for 3"),
             (np.full(5, np.nan), "no finite numbers"),
+            (np.full(5, 1e60), "no finite numbers"),
+            (["a"] * 5, "score_weights holds what is no number"),
         ):
             with pytest.raises(InputError, match=message):
                 cam.explain(pictures, score_weights=weights)
