@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxcam.cli.arrays import array_in, reference_for
 from onnxcam.cli.options import (
     Numbers,
     choice_options,
@@ -19,12 +20,13 @@ from onnxcam.cli.options import (
     overwrite_option,
     perturbation_options,
     provider_option,
+    question_options,
     render_options,
     resize_option,
 )
 
 if TYPE_CHECKING:
-    from onnxcam.runtime import CamModel, Explanation
+    from onnxcam.runtime import Explanation
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 """What a folder is searched for."""
@@ -53,17 +55,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"
 @click.option(
     "--mask", type=click.Path(path_type=Path), help="Of a segmentation: a picture, not black where the picture counts."
 )
-@click.option("--box-index", type=int, metavar="N|RANK", help="Of a detector: the box; -1 is the class's likeliest.")
-@click.option(
-    "--box-threshold",
-    type=click.FloatRange(0, 1),
-    help="Of a detector, all of whose boxes of a class are explained: the least probability.  [default: 0.25]",
-)
-@click.option(
-    "--reference",
-    type=click.Path(path_type=Path),
-    help="Of a similarity: a NumPy file with the embedding to be similar to, or a picture, whose embedding is taken.",
-)
+@question_options
 @click.option(
     "--input",
     "arrays",
@@ -145,7 +137,7 @@ def image(
         }
         loaded.check(**choice)
         choice |= _arrays(arrays) | {"box": box, "point": point, "box_index": box_index, "box_threshold": box_threshold}
-        choice["reference"] = None if reference is None else _reference(loaded, reference)
+        choice["reference"] = reference_for(loaded, reference)
         choice["mask"] = None if mask is None else read_picture(mask).any(axis=2)
         quiet = len(jobs) == 1 or not console.is_terminal
         for source, target in track(jobs, "pictures", console=console, transient=True, disable=quiet):
@@ -170,24 +162,6 @@ def image(
         raise SystemExit(1)
 
 
-def _reference(model: CamModel, path: Path) -> Any:
-    """The embedding in the NumPy file ``path``, or of the picture. Raises `InputError`."""
-    from onnxcam.runtime.pictures import read_picture
-
-    return _array(path) if path.suffix == ".npy" else model.embedding(read_picture(path))
-
-
-def _array(path: Path) -> Any:
-    import numpy as np
-
-    from onnxcam.errors import InputError
-
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"'{path}' is no NumPy file that can be read: {str(error).splitlines()[0]}") from None
-
-
 def _arrays(named: tuple[str, ...]) -> dict[str, Any]:
     """What ``--input`` names, as `explain` takes it. Raises `InputError`."""
     from onnxcam.contract import SCORE_WEIGHTS
@@ -198,7 +172,7 @@ def _arrays(named: tuple[str, ...]) -> dict[str, Any]:
         name, _, path = text.partition("=")
         if not name or not path:
             raise InputError(f"--input '{text}' names no file: write NAME=FILE.npy")
-        found[name] = _array(Path(path))
+        found[name] = array_in(Path(path))
     asked = {name: found.pop(name) for name in (SCORE_WEIGHTS,) if name in found}
     return asked | ({"inputs": found} if found else {})
 

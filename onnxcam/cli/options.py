@@ -16,6 +16,7 @@ __all__ = [
     "overwrite_option",
     "perturbation_options",
     "provider_option",
+    "question_options",
     "render_options",
     "resize_option",
     "score_option",
@@ -126,6 +127,28 @@ def chosen_classes(values: tuple[int | str, ...], explained: int) -> Any:
             "--classes for more"
         )
     return values[0] if values else None
+
+
+def question_options(function: F) -> F:
+    """What is asked that is no class: ``--box-index``, ``--box-threshold`` and ``--reference``."""
+    for option in (
+        click.option(
+            "--box-index", type=int, metavar="N|RANK", help="Of a detector: the box; -1 is the class's likeliest."
+        ),
+        click.option(
+            "--box-threshold",
+            type=click.FloatRange(0, 1),
+            help="Of a detector, all of whose boxes of a class are explained: the least probability.  [default: 0.25]",
+        ),
+        click.option(
+            "--reference",
+            type=click.Path(path_type=Path),
+            help="Of a similarity: a NumPy file with the embedding to be similar to, or a picture, whose embedding is "
+            "taken.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def choice_options(function: F) -> F:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxcam.cli.arrays import reference_for
 from onnxcam.cli.options import (
     choice_options,
     chosen_classes,
@@ -18,6 +19,7 @@ from onnxcam.cli.options import (
     overwrite_option,
     perturbation_options,
     provider_option,
+    question_options,
     render_options,
     resize_option,
 )
@@ -40,6 +42,7 @@ _STRETCHES = 20  # as many as a screen shows
 )
 @choice_options
 @perturbation_options
+@question_options
 @click.option(
     "--every",
     type=click.IntRange(min=1),
@@ -68,6 +71,9 @@ def video(
     stride: int | None,
     seed: int,
     batch: int,
+    box_index: int | None,
+    box_threshold: float | None,
+    reference: Path | None,
     every: int,
     overwrite: bool,
     providers: tuple[str, ...],
@@ -123,6 +129,9 @@ def video(
                 samples=samples, sigma=sigma, window=window, stride=stride, seed=seed, batch=batch
             ),
             augment=augment,
+            box_index=box_index,
+            box_threshold=box_threshold,
+            reference=reference_for(cam_model, reference),
             every=every,
             overwrite=overwrite,
             on_start=on_start,

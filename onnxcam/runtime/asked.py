@@ -55,6 +55,16 @@ class Questions:
             **self._region(prepared, box=box, point=point, mask=mask),
         }
 
+    def asked_of_any(
+        self, *, box_index: int | None, box_threshold: float | None, reference: NDArray[Any] | None
+    ) -> dict[str, NDArray[Any]]:
+        """The inputs of one image, whatever it shows. Raises `InputError` as `asked` does."""
+        return {
+            **self._weights(1, None),
+            **self._reference(1, reference),
+            **self._boxes(1, box_index, box_threshold),
+        }
+
     def _weights(self, count: int, score_weights: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
         if (score_weights is not None) == (SCORE_WEIGHTS not in self._engine.inputs):
             raise InputError(

@@ -25,6 +25,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
 from onnxcam.errors import InputError
 from onnxcam.runtime.choices import ClassChoice
 from onnxcam.runtime.explanation import Explanation
@@ -103,6 +105,9 @@ def explain_video(
     layer: str | None = None,
     perturbation: Perturbation | None = None,
     augment: Sequence[str] = (),
+    box_index: int | None = None,
+    box_threshold: float | None = None,
+    reference: NDArray[Any] | None = None,
     every: int = 1,
     layout: Layout = DEFAULT_LAYOUT,
     alpha: float = DEFAULT_ALPHA,
@@ -116,7 +121,8 @@ def explain_video(
 
     class_index: what to explain in each frame; by default that frame's top class. Of a model that explains K classes at
         once, the first of K, or one alone, is shown.
-    against, method, layer, perturbation, augment: see `onnxcam.runtime.session.CamModel.explain`.
+    against, method, layer, perturbation, augment, box_index, box_threshold, reference: see
+        `onnxcam.runtime.session.CamModel.explain`.
     every: explain one frame in so many, and draw its heat on those up to the next.
     layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
     on_start, on_frame: called in the calling thread, before the first frame and after each one written.
@@ -141,6 +147,7 @@ def explain_video(
         "augment": augment,
     }
     model.check(**choice)
+    choice["inputs"] = model.asked(box_index=box_index, box_threshold=box_threshold, reference=reference)
     check_output(Path(output), source=source, overwrite=overwrite)
     started = time.monotonic()
     artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})

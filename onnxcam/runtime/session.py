@@ -284,6 +284,12 @@ class CamModel:
         found: NDArray[np.float32] = values[self.info.score.output][0].astype(np.float32)
         return found
 
+    def asked(
+        self, *, box_index: int | None = None, box_threshold: float | None = None, reference: NDArray[Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """``inputs`` for `run` that ask the same of every picture, as `explain` does. Raises `InputError`."""
+        return self._questions.asked_of_any(box_index=box_index, box_threshold=box_threshold, reference=reference)
+
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
         if self._axes != 4:

@@ -19,6 +19,7 @@ from onnxcam.errors import ExportError, InputError
 from onnxcam.exporter.files import read_model
 from onnxcam.runtime.detections import distinct
 
+from ..runtime.clips import pictures, write_clip  # noqa: TID252 tests are no package
 from .networks import Plain, dynamo, torchscript
 
 RNG = np.random.default_rng(2)
@@ -378,6 +379,20 @@ def test_on_the_command_line(spots, tmp_path, monkeypatch):
     assert call("attach", "s.onnx", "--boxes", "all", "-o", "y.cam.onnx").exit_code == 1
     both = call("attach", "s.onnx", *how, "-o", "y.cam.onnx", "--box-form", "relative", "--box-form", "pixels")
     assert "not both" in both.stderr
+
+
+def test_boxes_are_drawn_in_a_video(spots, tmp_path):
+    path = spots(BoxInfo(every=True))
+    clip = write_clip(tmp_path / "clip.mp4", [picture(), np.full_like(picture(), 10)], crf="1")
+    how = ["video", str(clip), "-m", str(path), "--class", "bright", "--no-caption", "--alpha", "0"]
+    told = CliRunner().invoke(main, [*how, "--json", "--box-threshold", "0.7"])
+    assert [json.loads(line)["score"] > 0.7 for line in told.stdout.splitlines()] == [True, False]
+    (with_box, without) = pictures(tmp_path / "clip_cam.mp4")
+    white = (with_box > 200).all(2)
+    assert white[24, 40:56].all(), "the upper side"
+    assert (without < 60).all()
+    wrong = CliRunner().invoke(main, [*how, "--box-index", "1", "--overwrite"])
+    assert "does not explain one box of a detector" in wrong.stderr
 
 
 def test_of_boxes_on_each_other_the_likeliest_is_drawn():

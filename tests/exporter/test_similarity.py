@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import onnxruntime as ort
@@ -15,6 +17,7 @@ from onnxcam import Perturbation
 from onnxcam.cli import main
 from onnxcam.errors import ClassError, ExportError, InputError, MethodError
 
+from ..runtime.clips import write_clip  # noqa: TID252 tests are no package
 from .networks import torchscript
 
 LENGTH = 7
@@ -136,3 +139,20 @@ def test_a_reference_is_a_file_or_a_picture(tower, tmp_path, monkeypatch):
         assert "score 1 (" in shown.stdout, shown.output
     lacking = CliRunner().invoke(main, ["image", str(tower), "a.png", "--overwrite"])
     assert (lacking.exit_code, lacking.stderr.count("\n")) == (1, 1)
+
+
+def test_a_video_is_compared_with_a_reference(tower, tmp_path):
+    pictures = [np.full((40, 24, 3), color, np.uint8) for color in ((0, 0, 255), (255, 0, 0))]
+    clip = write_clip(tmp_path / "clip.mp4", pictures, crf="1")
+    cv2.imwrite(str(tmp_path / "red.png"), pictures[0])
+    arguments = ["video", str(clip), "-m", str(tower), "--json", "--overwrite"]
+    shown = CliRunner().invoke(main, [*arguments, "--reference", str(tmp_path / "red.png")])
+    red, blue = (json.loads(line)["score"] for line in shown.stdout.splitlines())
+    with onnxcam.load(tower) as cam:
+        reference = cam.embedding(pictures[0])
+        assert red == pytest.approx(1, abs=1e-3)
+        assert blue == pytest.approx(cam.explain(pictures[1], reference=reference).score, abs=0.01)
+        assert blue < red - 1e-3
+    lacking = CliRunner().invoke(main, arguments)
+    assert (lacking.exit_code, lacking.stderr.count("\n")) == (1, 1)
+    assert "is to a reference: give one" in lacking.stderr
