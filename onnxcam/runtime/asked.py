@@ -51,7 +51,7 @@ class Questions:
         return {
             **self._weights(len(prepared), score_weights),
             **self._reference(len(prepared), reference),
-            **self._boxes(len(prepared), box_index, box_threshold),
+            **self._boxes(len(prepared), box_index, box_threshold, prepared[0] if prepared else None),
             **self._region(prepared, box=box, point=point, mask=mask),
         }
 
@@ -100,7 +100,11 @@ class Questions:
         return np.ones((1, self._length), np.float32)
 
     def _boxes(
-        self, count: int, box_index: int | Sequence[int] | None, box_threshold: float | None
+        self,
+        count: int,
+        box_index: int | Sequence[int] | None,
+        box_threshold: float | None,
+        first: Prepared | None = None,
     ) -> dict[str, NDArray[Any]]:
         boxes = self._score.boxes
         if box_index is not None and (boxes is None or boxes.every):
@@ -112,17 +116,17 @@ class Questions:
             found[BOX_INDEX] = np.atleast_1d(np.asarray(box_index, np.int64))
             if found[BOX_INDEX].ndim != 1 or len(found[BOX_INDEX]) not in (1, count):
                 raise InputError(f"there are {count} images and box_index is {box_index}: give one, or one each")
-            self._refuse_boxes(found[BOX_INDEX])
+            self._refuse_boxes(found[BOX_INDEX], first)
         if box_threshold is not None:
             if not 0 <= box_threshold <= 1:
                 raise InputError(f"box_threshold is {box_threshold}: it is a probability, 0 to 1")
             found[BOX_THRESHOLD] = np.full(1, box_threshold, np.float32)
         return found
 
-    def _refuse_boxes(self, indices: NDArray[np.int64]) -> None:
-        """Raise `InputError` where the detector gives no such box, as far as the file tells how many it gives."""
-        shape = self._engine.outputs[self._score.output]
-        count = shape[3 - self._score.boxes.axis] if self._score.boxes else None
+    def _refuse_boxes(self, indices: NDArray[np.int64], first: Prepared | None) -> None:
+        """Raise `InputError` where the detector gives no such box, as far as the file or the ``first`` image tells."""
+        assert self._score.boxes is not None
+        count = self._output_shape(first)[3 - self._score.boxes.axis]
         if not isinstance(count, int):
             return
         wrong = [int(i) for i in indices if not -count <= i < count]
@@ -142,17 +146,17 @@ class Questions:
         ((kind, what),) = given.items()
         makers: dict[str, Callable[..., NDArray[np.float32]]]
         makers = {"box": box_region, "point": point_region, "mask": mask_region}
-        height, width = self._output_size(prepared[0])
+        height, width = (int(size or 0) for size in self._output_shape(prepared[0])[-2:])
         return {SCORE_REGION: np.stack([makers[kind](what, each.placement, height, width) for each in prepared])}
 
-    def _output_size(self, prepared: Prepared) -> tuple[int, int]:
-        """Height and width of the output that is explained; where the file leaves them open, it is run to know."""
+    def _output_shape(self, prepared: Prepared | None) -> Sequence[int | str | None]:
+        """Of the output that is explained; where the file leaves it open, the model is run on ``prepared`` to know."""
         name = self._score.output
-        height, width = self._engine.outputs[name][-2:]
-        if not (isinstance(height, int) and isinstance(width, int)):
-            tensors = np.stack([prepared.tensor] * (self._batch or 1))
-            height, width = self._engine.run([name], {self._info.image_input: tensors})[name].shape[-2:]
-        return height, width
+        shape = self._engine.outputs[name]
+        if prepared is None or all(isinstance(size, int) for size in shape[1:]):
+            return shape
+        feed = {self._info.image_input: np.stack([prepared.tensor] * (self._batch or 1))}
+        return self._engine.run([name], feed)[name].shape
 
 
 def weights_input(weights: NDArray[Any], shape: Sequence[int | str | None], count: int) -> NDArray[np.float32]:

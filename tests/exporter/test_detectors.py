@@ -350,6 +350,18 @@ def test_all_boxes_of_a_class(spots):
             cam.explain(image, box_index=25)
 
 
+def test_how_many_boxes_there_are_is_found_by_running(tmp_path):
+    open_axes = {"image": {0: "N", 2: "H", 3: "W"}, "logits": {0: "N", 2: "boxes"}}
+    plain = torchscript(Detector().eval(), tmp_path / "m.onnx", opset=18, size=(24, 16), dynamic_axes=open_axes)
+    preprocess = onnxcam.Preprocess(height=24, width=16, resize="stretch")
+    path = onnxcam.attach(plain, score="boxes", layer="block", preprocess=preprocess).path
+    with onnxcam.load(path) as cam:
+        assert cam.explain(picture(), box_index=-30).boxes.shape == (1, 4)  # 6×4 places, and 3×2
+        for wrong in (30, -31):
+            with pytest.raises(InputError, match=f"there is no box {wrong}: the detector gives 30, 0 to 29"):
+                cam.explain(picture(), box_index=wrong)
+
+
 def test_on_the_command_line(spots, tmp_path, monkeypatch):
     spots(BoxInfo())
     monkeypatch.chdir(tmp_path)
