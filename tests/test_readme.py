@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from onnxcam.cli import main
+from onnxcam.methods import methods
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,7 +106,11 @@ def test_two_commands_are_all_a_fresh_machine_needs() -> None:
 def test_every_command_is_tested() -> None:
     assert {words[0] for words in COMMANDS} == {"onnxcam", "pip"}
     assert {tuple(words) for words in OURS} >= {tuple(shlex.split(line)) for line in WRITES}
-    assert (len(LOCAL), len(FOREIGN)) == (12, 4)
+    assert (len(LOCAL), len(FOREIGN)) == (17, 4)
+
+
+def test_the_number_of_methods_is_right() -> None:
+    assert f"\n{len(methods())} methods, " in README
 
 
 @pytest.mark.parametrize("words", LOCAL, ids=" ".join)
