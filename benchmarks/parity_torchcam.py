@@ -4,8 +4,8 @@
     python benchmarks/parity_torchcam.py [--json FILE]
 
 max|ours - theirs| / max|theirs| after ReLU, the worst of the pictures that ship and of their two likeliest classes, on
-EfficientNet-lite0 with its trained weights. torch-cam scales maps to 0-1 by default; here they are as they come. Its Grad-CAM++
-is left out, whose weights are of another equation: it sums g³ · A where the paper has g³ · Σ A.
+EfficientNet-lite0 with its trained weights. torch-cam scales maps to 0-1 by default; here they are as they come. Its
+Grad-CAM++ is left out: it has Σ g³ · A where the paper has g³ · Σ A.
 """
 
 from __future__ import annotations
