@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["CamModel", "Prepared", "load"]
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.contract import (
-    ACTIVATIONS,
-    AGAINST_CLASS,
     AGAINST_INDEX,
     CAM,
     CLASS_INDEX,
     EXPLAINED_BOXES,
     EXPLAINED_CLASS,
-    GRADIENTS,
     SCORE,
     SCORE_INPUTS,
     SCORE_REFERENCE,
@@ -30,14 +27,12 @@ from onnxcam.contract import (
     ArtifactInfo,
     Preprocess,
     ResizeMode,
-    layer_output,
 )
 from onnxcam.errors import (
     ArtifactError,
     ClassError,
     InputError,
 )
-from onnxcam.runtime.answers import Detections, answer
 from onnxcam.runtime.asked import Questions, rows_of
 from onnxcam.runtime.augmentation import views
 from onnxcam.runtime.choices import ClassChoices, Classes
@@ -50,6 +45,7 @@ from onnxcam.runtime.perturbation.needs import layer_for
 from onnxcam.runtime.preprocess import Prepared, as_bgr, model_input
 from onnxcam.runtime.regions import Box, Point
 from onnxcam.runtime.repetition import Repetition, refuse_moved, repeated
+from onnxcam.runtime.results import Results
 from onnxcam.runtime.shipped import shipped_model
 
 
@@ -336,7 +332,13 @@ class CamModel:
         how = self._repetition(method, layer, perturbation, augment)
         if how is not None:
             refuse_moved(how.views, inputs or {})
-        explanations = list(self._run(prepared, classes, others, shown, inputs or {})) if prepared else []
+        explanations = []
+        if prepared:
+            results = Results(self.info, self.maps, shown, self.path)
+            tensors = np.stack([each.tensor for each in prepared])
+            names = [name for name in results.names if name in self._engine.outputs]
+            values = self.outputs(tensors, names, classes=classes, others=others, inputs=inputs)
+            explanations = list(results.explanations(prepared, values, region=(inputs or {}).get(SCORE_REGION)))
         if how is None:
             return explanations
         count = len(explanations) * self.explained
@@ -451,115 +453,6 @@ class CamModel:
         filled = {name: np.concatenate([x[part], x[part][-1:].repeat(surplus, 0)]) for name, x in feeds.items()}
         values = self._engine.run(names, {**inputs, **filled})
         return {name: value[:count] for name, value in values.items()}
-
-    def _run(
-        self,
-        prepared: Sequence[Prepared],
-        classes: Sequence[Sequence[int]] | None,
-        against: Sequence[Sequence[int]] | None,
-        shown: tuple[int, int],
-        inputs: Mapping[str, NDArray[Any]],
-    ) -> Iterator[Explanation]:
-        score = self.info.score
-        _, k = shown
-        maps = self.maps.outputs(k)
-        activations, gradients = layer_output(ACTIVATIONS, k), layer_output(GRADIENTS, k)
-        sides = [score.boxes.output] if score.boxes and score.boxes.output != score.output else []
-        names = [
-            EXPLAINED_CLASS,
-            AGAINST_CLASS,
-            EXPLAINED_BOXES,
-            SCORE,
-            score.output,
-            *sides,
-            activations,
-            gradients,
-            *maps.values(),
-        ]
-        names = [name for name in names if name in self._engine.outputs]
-        tensors = np.stack([each.tensor for each in prepared])
-        values = self.outputs(tensors, names, classes=classes, others=against, inputs=inputs)
-        output = values[score.output]
-        numbers = values.get(SCORE, output).reshape(len(tensors), -1)
-        region = inputs.get(SCORE_REGION)
-        for i, each in enumerate(prepared):
-            cams = {method: values[name][i] for method, name in maps.items()}
-            first, *others = [
-                self._explanation(
-                    each,
-                    shown,
-                    number=float(numbers[i, 0]),
-                    output=output[i],
-                    region=region[i % len(region)] if region is not None else None,
-                    detections=Detections(
-                        sides=values[score.boxes.output][i],
-                        marked=self._one_of(values[EXPLAINED_BOXES][i], c),
-                        placement=each.placement,
-                    )
-                    if score.boxes
-                    else None,
-                    cams={method: self._one_of(cam, c) for method, cam in cams.items()},
-                    activations=values[activations][i] if activations in values else None,
-                    gradients=self._one_of(values[gradients][i], c) if gradients in values else None,
-                    index=int(self._one_of(values[EXPLAINED_CLASS][i], c)) if EXPLAINED_CLASS in values else None,
-                    against=int(self._one_of(values[AGAINST_CLASS][i], c)) if AGAINST_CLASS in values else None,
-                )
-                for c in range(self.explained)
-            ]
-            yield replace(first, others=tuple(others))
-
-    def _refuse_not_finite(self, what: str, values: NDArray[Any] | float) -> None:
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"{what} of '{self.path}' is NaN or infinite for this picture: look for such values in the weights, or "
-                "run a half-precision model in float32"
-            )
-
-    def _one_of(self, values: NDArray[Any], position: int) -> NDArray[Any]:
-        """What ``values`` of one picture say of the class explained at ``position``."""
-        found: NDArray[Any] = values if self.explained == 1 else values[position]
-        return found
-
-    def _explanation(
-        self,
-        prepared: Prepared,
-        shown: tuple[int, int],
-        *,
-        number: float,
-        output: NDArray[Any],
-        region: NDArray[np.float32] | None,
-        detections: Detections | None,
-        cams: Mapping[str, NDArray[np.float32]],
-        activations: NDArray[Any] | None,
-        gradients: NDArray[Any] | None,
-        index: int | None,
-        against: int | None,
-    ) -> Explanation:
-        m, k = shown
-        found = answer(self.info.score, output, explained=index, number=number, region=region, detections=detections)
-        self._refuse_not_finite(f"the answer '{self.info.score.output}'", found.score)
-        self._refuse_not_finite(f"the map by '{self.methods[m]}'", cams[self.methods[m]])
-        return Explanation(
-            class_index=index,
-            label=self.labels[index] if self.labels and index is not None else None,
-            score=found.score,
-            scores=found.scores,
-            output=output,
-            region=found.region,
-            boxes=found.boxes,
-            box_scores=found.box_scores,
-            cam=cams[self.methods[m]],
-            activations=activations,
-            gradients=gradients,
-            picture=prepared.picture,
-            placement=prepared.placement,
-            labels=self.labels,
-            method=self.methods[m],
-            layer=self.maps.place(m, k),
-            cams=cams,
-            explain=self.info.explain,
-            against=against,
-        )
 
 
 def _info(engine: Engine) -> ArtifactInfo:
