@@ -55,6 +55,7 @@ METHODS = {
     "fem": "FEM",
     "finercam": "FinerCAM",
     "shapleycam": "ShapleyCAM",
+    "ablationcam": "AblationCAM",
 }
 
 
@@ -66,6 +67,28 @@ class NoEpsilon(theirs.GradCAMPlusPlus):
         with np.errstate(divide="ignore", invalid="ignore"):
             alpha = np.where(grads != 0, 1 / (2 + total * grads), 0)
         return (np.maximum(grads, 0) * alpha).sum((2, 3))
+
+
+class AtZero(theirs.ablation_layer.AblationLayer):
+    """Their ablation, with 0 whatever the smallest value is."""
+
+    def __call__(self, x: Any) -> Any:
+        for row, channel in zip(self.activations, self.indices, strict=False):
+            row[channel] = 0
+        return self.activations
+
+
+class HeadAlone(torch.nn.Module):
+    """``module``, without running what is before its last map where that is their ablation, which does not read it."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> Any:
+        last = self.module.bn2
+        ablated = isinstance(last, theirs.ablation_layer.AblationLayer)
+        return self.module.forward_head(last(x)) if ablated else self.module(x)
 
 
 def signed_like(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
@@ -142,6 +165,10 @@ def compare(
     }
     if "gradcam++" in methods:
         known["gradcam++ without their epsilon"] = lambda layer: NoEpsilon(model=module, target_layers=[layer])
+    if "ablationcam" in methods:
+        alone = HeadAlone(module)
+        known["ablationcam"] = lambda layer: theirs.AblationCAM(alone, [layer])
+        known["ablationcam at 0"] = lambda layer: theirs.AblationCAM(alone, [layer], ablation_layer=AtZero())
     for picture in pictures():
         bgr = as_bgr(picture)
         image = model_input(bgr, place(bgr.shape[0], bgr.shape[1], preprocess), preprocess)[None]
