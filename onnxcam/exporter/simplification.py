@@ -71,10 +71,10 @@ def ranked_constants(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
         if node.op_type not in _ELEMENTWISE or node.domain or len(node.inputs) != 2:
             continue
         for i, (number, other) in enumerate(zip(node.inputs, node.inputs[::-1], strict=True)):
-            if number is None or other is None or other.shape is None or number.const_value is None:
+            array = None if number is None or number.is_graph_input() else number.const_value
+            if number is None or array is None or other is None or other.shape is None:
                 continue
             rank = len(other.shape)
-            array = number.const_value
             if array.size != 1 or len(array.shape) >= rank or rank < 2 or other.shape[-1] != 1:
                 continue
             name = f"{number.name}_of_rank_{rank}"
@@ -86,4 +86,6 @@ def ranked_constants(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
 
 
 def _constant(value: ir.Value | None) -> np.ndarray | None:
-    return None if value is None or value.const_value is None else value.const_value.numpy()
+    if value is None or value.const_value is None or value.is_graph_input():  # an input may be given otherwise
+        return None
+    return value.const_value.numpy()

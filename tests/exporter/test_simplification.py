@@ -78,6 +78,14 @@ def test_numbers_meet_single_places_at_their_rank():
     assert net.graph[0].inputs[1] is net.graph[1].inputs[0]
 
 
+def test_an_optional_input_is_no_constant():
+    net = graph_of(
+        "net (float[N,4,1,1] x, float scale) => (float[N,4,1,1] y) { y = Mul (x, scale) }", scale=np.float32(0.5)
+    )
+    ranked_constants(net.graph, list(net.graph))
+    assert net.graph[0].inputs[1] is net.graph.inputs[1]
+
+
 def test_the_map_as_a_product_of_matrices(tmp_path):
     """Where sizes are open it is a sum, and both are the same."""
     fixed = onnxcam.attach(save(tmp_path / "m.onnx", cnn()), layer="last").path
