@@ -102,7 +102,7 @@ def video(
     check_output(output, source=video_path, overwrite=overwrite)
     frames: list[ExplainedFrame] = []
     with (
-        load(model, providers=providers or None, resize=resize) as cam_model,
+        load(model, providers=providers or None, resize=resize, spinning=False) as cam_model,
         frame_progress(video_path.name) as (start, advance),
     ):
 

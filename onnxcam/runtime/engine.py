@@ -44,15 +44,18 @@ class Engine:
     """The model file at ``path``, ready to run.
 
     providers: those that really run it, best first.
+    threads: for one operator; None is a thread for each core. spinning: whether they wait for work without sleeping.
     inputs, outputs: their shapes by name; an open axis is its name, or None. Inputs that may be left out are not named.
     metadata: the text under `METADATA_KEY`; None where there is none.
 
     Raises `ArtifactError` if ONNX Runtime cannot load the file, and `ProviderError` if a provider is not installed.
     """
 
-    def __init__(self, path: Path, providers: str | Sequence[str] | None) -> None:
+    def __init__(
+        self, path: Path, providers: str | Sequence[str] | None, *, threads: int | None = None, spinning: bool = True
+    ) -> None:
         _check_file(path)
-        session = _session(path, providers)
+        session = _session(path, providers, _options(threads, spinning))
         self.path = path
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self.inputs: dict[str, list[int | str | None]] = {x.name: x.shape for x in session.get_inputs()}
@@ -87,11 +90,21 @@ def _check_file(path: Path) -> None:
         raise ArtifactError(f"'{path}' is empty: export or download the model again")
 
 
-def _session(path: Path, providers: str | Sequence[str] | None) -> ort.InferenceSession:
-    wanted = named_providers(providers)
-    ort.set_default_logger_severity(_QUIET)
+def _options(threads: int | None, spinning: bool) -> ort.SessionOptions:
+    if threads is not None and threads < 1:
+        raise InputError(f"a model cannot run on {threads} threads: take 1 or more, or None for all cores")
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    return options
+
+
+def _session(
+    path: Path, providers: str | Sequence[str] | None, options: ort.SessionOptions
+) -> ort.InferenceSession:
+    wanted = named_providers(providers)
+    ort.set_default_logger_severity(_QUIET)
     try:
         session = _start(path, options, wanted)
     except _ORT_ERRORS as error:

@@ -117,7 +117,8 @@ class Explanation:
         scale = self.peak if peak is None else peak
         if scale <= 0 or highest - evidence.min() <= 1e-6 * highest:
             return np.zeros(self.picture.shape[:2], np.float32)
-        return project(np.minimum(evidence / np.float32(scale), 1), self.placement).clip(0, 1)
+        heat = project(np.minimum(evidence / np.float32(scale), 1), self.placement)
+        return np.minimum(heat, 1, out=heat)  # interpolation rounds
 
     @property
     def caption(self) -> str:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxcam.errors import InputError
 from onnxcam.runtime.choices import ClassChoice
@@ -152,6 +153,7 @@ def explain_video(
     started = time.monotonic()
     artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
     with (
+        threadpool_limits(limits=1, user_api="blas"),  # for BLAS keeps a core busy for 20 ms after each product
         VideoSource(source) as video,
         VideoSink(output, video.info, sound_from=source, overwrite=overwrite) as sink,
     ):

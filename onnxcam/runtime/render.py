@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 MINIMUM_CAPITAL = 8
 """Height in pixels of a capital letter below which nobody reads it."""
 
+_BAND = 64
+"""Rows that are blended at a time: what lies between picture and overlay stays in the processor's cache, and needs no
+memory that the system would hand out, and take back, for each frame."""
+
 _CAPTION_SHARE = 0.03
 _LABEL_SHARE = 0.02
 """Height of a capital letter over the geometric mean of the picture's sides, in a caption and at a box."""
@@ -67,7 +71,9 @@ def render(
         drawn = boxed(drawn, explanation.boxes, at_boxes)
     if layout == "side-by-side":
         drawn = side_by_side(explanation.picture, drawn)
-    return _captioned(drawn, [explanation.caption]) if caption and not at_boxes else drawn
+    if caption and not at_boxes:
+        _write(drawn, [explanation.caption])
+    return drawn
 
 
 def panels(explanation: Explanation, *, layout: Layout = DEFAULT_LAYOUT, **style: Any) -> Picture:
@@ -90,10 +96,16 @@ def overlay(
     Each pixel is mixed by ``alpha`` times its heat, so that where there is no heat the picture stands unaltered, bit
     for bit. Nothing is rescaled: equal heat looks equal in every frame.
     """
-    kept, tint = _blend_tables(alpha, colormap)
+    tint = _tint(alpha, colormap)
     heat = _quantized(heatmap)
-    share = cv2.cvtColor(cv2.LUT(heat, kept), cv2.COLOR_GRAY2BGR)
-    return cv2.add(cv2.multiply(frame_bgr, share, scale=1 / 255), cv2.applyColorMap(heat, tint))
+    left, top, width, height = cv2.boundingRect(heat)
+    drawn: Picture = frame_bgr.copy()
+    for upper in range(top, top + height, _BAND):
+        band = slice(upper, min(upper + _BAND, top + height)), slice(left, left + width)
+        kept = cv2.cvtColor(cv2.convertScaleAbs(heat[band], alpha=-alpha, beta=255), cv2.COLOR_GRAY2BGR)
+        cv2.multiply(frame_bgr[band], kept, dst=kept, scale=1 / 255)
+        cv2.add(kept, cv2.applyColorMap(heat[band], tint), dst=drawn[band])
+    return drawn
 
 
 def colorize(heatmap: NDArray[np.float32], colormap: str = DEFAULT_COLORMAP) -> Picture:
@@ -161,20 +173,25 @@ def caption(image: Picture, lines: Sequence[str]) -> Picture:
     The letters grow with the picture. A line that does not fit ends in ``...``, and one of which nothing fits is left
     out. OpenCV's font is ASCII: accents are dropped, other letters become ``?``.
     """
-    image = image.copy()
+    copy: Picture = image.copy()
+    _write(copy, lines)
+    return copy
+
+
+def _write(image: Picture, lines: Sequence[str]) -> None:
+    """`caption` on ``image`` itself."""
     height, width = image.shape[:2]
     pen = _Pen.of(image, _CAPTION_SHARE)
     step = pen.capital + pen.margin + pen.margin // 2  # room for what hangs below the line
     fitting = [_elided(_ascii(line), pen.scale, pen.thickness, width - 2 * pen.margin) for line in lines]
     fitting = [line for line in fitting if line][: height // step]
     if not fitting:
-        return image
+        return
     right = 2 * pen.margin + max(map(pen.width, fitting))
     box = image[: min(len(fitting) * step + pen.margin, height), : min(right, width)]
     np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
     for number, line in enumerate(fitting):
         pen.write(image, line, pen.margin, pen.margin + pen.capital + number * step)
-    return image
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,17 +238,13 @@ def _ascii(text: str) -> str:
     return kept.encode("ascii", "replace").decode()
 
 
-_captioned = caption  # within `render` that name is its option
-
-
 @lru_cache(maxsize=8)
-def _blend_tables(alpha: float, colormap: str) -> tuple[Picture, Picture]:
-    """By heat 0-255: the share of the picture that is kept [256, 1], and the colour that is added [256, 1, 3]."""
+def _tint(alpha: float, colormap: str) -> Picture:
+    """By heat 0-255: the colour that is added to what is kept of the picture, [256, 1, 3]."""
     if not 0 <= alpha <= 1:
         raise OnnxCamError(f"alpha is {alpha}: it takes a number from 0 to 1")
     weight = alpha * np.arange(256)[:, None] / 255
-    tint = np.rint(weight[..., None] * _colors(colormap))
-    return np.rint(255 * (1 - weight)).astype(np.uint8), tint.astype(np.uint8)
+    return np.rint(weight[..., None] * _colors(colormap)).astype(np.uint8)
 
 
 @lru_cache(maxsize=32)

@@ -55,6 +55,8 @@ def load(
     providers: str | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     resize: ResizeMode | None = None,
+    threads: int | None = None,
+    spinning: bool = True,
 ) -> CamModel:
     """The artifact at ``path``, ready to run; None is the model that ships.
 
@@ -63,11 +65,16 @@ def load(
     preprocess: takes the place of what the artifact says about its input.
     resize: takes the place of its resize mode alone: with ``"letterbox"`` or ``"stretch"`` a model that crops sees all
         of a wide picture.
+    threads: that work on one picture; None is as many as there are cores.
+    spinning: whether they wait for the next picture without sleeping. It saves a fraction of a millisecond where the
+        machine does nothing else, and takes the cores from whatever else there is to do, such as decoding a video.
 
     Raises `ArtifactError` if the file is missing or no artifact this version can run, and `ProviderError` if a
     provider is not installed. Warns (`RuntimeWarning`) if one is installed but could not start.
     """
-    return CamModel(path, providers=providers, preprocess=preprocess, resize=resize)
+    return CamModel(
+        path, providers=providers, preprocess=preprocess, resize=resize, threads=threads, spinning=spinning
+    )
 
 
 class CamModel:
@@ -90,9 +97,11 @@ class CamModel:
         providers: str | Sequence[str] | None = None,
         preprocess: Preprocess | None = None,
         resize: ResizeMode | None = None,
+        threads: int | None = None,
+        spinning: bool = True,
     ) -> None:
         self.path = shipped_model() if path is None else Path(path)
-        self._engine = engine = Engine(self.path, providers)
+        self._engine = engine = Engine(self.path, providers, threads=threads, spinning=spinning)
         self.info = _info(engine)
         self.providers = engine.providers
         self.preprocess = preprocess or self.info.preprocess
