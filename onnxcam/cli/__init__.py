@@ -15,7 +15,7 @@ import click
 from onnxcam import __version__
 from onnxcam.errors import OnnxCamError, nearest_names
 
-COMMANDS = ("video", "image", "attach", "export", "layers", "inspect", "verify", "methods", "providers")
+COMMANDS = ("video", "image", "attach", "export", "layers", "inspect", "verify", "bench", "methods", "providers")
 """In the order in which ``--help`` shows them."""
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import click
 
 from onnxcam.cli.attach import methods_text, score_text
+from onnxcam.cli.options import provider_option
 
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
+@click.option("--placement", is_flag=True, help="Run it once, and say which provider takes how many nodes.")
+@provider_option
 @click.option("--json", "as_json", is_flag=True, help="The metadata as JSON.")
-def inspect(artifact: Path | None, as_json: bool) -> None:
+def inspect(artifact: Path | None, placement: bool, providers: tuple[str, ...], as_json: bool) -> None:
     """Show what ARTIFACT holds: contract, layers, methods, preprocessing, labels, nodes, providers here.
 
     Without ARTIFACT, the model that ships.
@@ -21,11 +25,12 @@ def inspect(artifact: Path | None, as_json: bool) -> None:
     \b
     Examples:
       onnxcam inspect resnet50.cam.onnx
+      onnxcam inspect resnet50.cam.onnx --placement --provider cuda
       onnxcam inspect resnet50.cam.onnx --json
     """
     from onnxcam.runtime import load
 
-    with load(artifact) as model:
+    with load(artifact, providers=providers or None) as model:
         info = model.info
         if as_json:
             click.echo(json.dumps(json.loads(info.to_json()), indent=2, ensure_ascii=False))
@@ -46,8 +51,23 @@ def inspect(artifact: Path | None, as_json: bool) -> None:
             + " relative error at export",
             "providers": ", ".join(model.providers),
         }
+        inputs = model.inputs(batch=1) if placement else {}
+    if placement:
+        rows["placement"] = _placement(model.path, inputs, model.providers)
     for name, text in rows.items():
         click.echo(f"{name:<14} {text}")
+
+
+def _placement(path: Path, inputs: dict[str, tuple[list[int], str]], providers: tuple[str, ...]) -> str:
+    """How many nodes each provider took, and which operators did not go to the first of them."""
+    from onnxcam.runtime.profiling import profile
+
+    nodes = profile(path, inputs, providers=providers, runs=1)
+    counts = Counter(node.provider for node in nodes)
+    elsewhere = sorted({node.operator for node in nodes if node.provider != providers[0]})
+    return ", ".join(f"{count} nodes on {name}" for name, count in counts.most_common()) + (
+        f" ({', '.join(elsewhere)})" if elsewhere else ""
+    )
 
 
 def _shape(shape: tuple[int | None, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["PictureForm", "attach", "default_path", "feature_maps", "picture_form"]
+__all__ = ["PictureForm", "attach", "default_path", "detach", "feature_maps", "picture_form"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -199,6 +199,18 @@ def picture_form(
 def default_path(source: Path) -> Path:
     """``NAME.cam.onnx`` beside ``source``."""
     return source.parent / f"{source.name.removesuffix('.onnx').removesuffix('.cam')}.cam.onnx"
+
+
+def detach(source: str | Path, path: str | Path) -> None:
+    """Write the model of the artifact ``source`` to ``path``, without its explanation.
+
+    Raises `ModelSourceError` if ``source`` is damaged, `ExportError` if it is no artifact, and `OutputError`.
+    """
+    model = read_model(Path(source))
+    if METADATA_KEY not in model.metadata_props:
+        raise ExportError(f"'{source}' is a plain model, with no explanation to take out")
+    remove_explanation(model)
+    write_model(model, Path(path))
 
 
 def _old_explanation(model: ir.Model, source: Path, *, renew: bool) -> ArtifactInfo | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Engine"]
+__all__ = ["ORT_ERRORS", "Engine", "numpy_type"]
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from onnxcam.contract import METADATA_KEY
 from onnxcam.errors import ArtifactError, InputError
 from onnxcam.runtime.providers import named_providers
 
-_ORT_ERRORS = (
+ORT_ERRORS = (
     RuntimeError,
     ValueError,
     *(
@@ -37,6 +37,7 @@ _ORT_ERRORS = (
         )
     ),
 )
+"""What ONNX Runtime raises, whose own exceptions have no ancestor in common."""
 _QUIET = 4  # of ONNX Runtime's severities, fatal: all else comes back as an exception
 
 
@@ -46,6 +47,7 @@ class Engine:
     providers: those that really run it, best first.
     threads: for one operator; None is a thread for each core. spinning: whether they wait for work without sleeping.
     inputs, outputs: their shapes by name; an open axis is its name, or None. Inputs that may be left out are not named.
+    types: of the inputs, as NumPy names them.
     metadata: the text under `METADATA_KEY`; None where there is none.
 
     Raises `ArtifactError` if ONNX Runtime cannot load the file, and `ProviderError` if a provider is not installed.
@@ -60,6 +62,7 @@ class Engine:
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self.inputs: dict[str, list[int | str | None]] = {x.name: x.shape for x in session.get_inputs()}
         self.outputs: dict[str, list[int | str | None]] = {y.name: y.shape for y in session.get_outputs()}
+        self.types: dict[str, str] = {x.name: numpy_type(x.type) for x in session.get_inputs()}
         self.metadata: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self._running: ort.InferenceSession | None = session
 
@@ -76,9 +79,15 @@ class Engine:
             raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
         try:
             values = self._running.run(list(names), dict(feed))
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
         return dict(zip(names, values, strict=True))
+
+
+def numpy_type(onnx_type: str) -> str:
+    """NumPy's name of what ONNX Runtime calls ``tensor(float)``."""
+    element = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(element, element)
 
 
 def _check_file(path: Path) -> None:
@@ -100,14 +109,12 @@ def _options(threads: int | None, spinning: bool) -> ort.SessionOptions:
     return options
 
 
-def _session(
-    path: Path, providers: str | Sequence[str] | None, options: ort.SessionOptions
-) -> ort.InferenceSession:
+def _session(path: Path, providers: str | Sequence[str] | None, options: ort.SessionOptions) -> ort.InferenceSession:
     wanted = named_providers(providers)
     ort.set_default_logger_severity(_QUIET)
     try:
         session = _start(path, options, wanted)
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         raise ArtifactError(
             f"'{path}' is not an ONNX file that this ONNX Runtime can load: {_first_line(error)}"
         ) from None
@@ -126,7 +133,7 @@ def _start(path: Path, options: ort.SessionOptions, wanted: Sequence[str]) -> or
     """A session on ``wanted``, or else on the CPU. (ONNX Runtime's own fallback prints to stdout.)"""
     try:
         return ort.InferenceSession(fspath(path), options, providers=list(wanted), enable_fallback=0)
-    except _ORT_ERRORS:
+    except ORT_ERRORS:
         if tuple(wanted) == ("CPUExecutionProvider",):
             raise
         return ort.InferenceSession(fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)

@@ -6,6 +6,7 @@ __all__ = ["Placement", "Rectangle", "interpolation", "place", "project"]
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,22 +70,44 @@ def project(cam: NDArray[np.float32], placement: Placement) -> NDArray[np.float3
     Letterbox padding is cut off at sub-cell precision.
     """
     source, target = placement.source, placement.target
-    rows = interpolation(cam.shape[0], placement.input_height, target.top, target.height, source.height)
-    columns = interpolation(cam.shape[1], placement.input_width, target.left, target.width, source.width)
+    rows, down = _between(cam.shape[0], placement.input_height, target.top, target.height, source.height)
+    columns, right = _between(cam.shape[1], placement.input_width, target.left, target.width, source.width)
+    padded = np.pad(cam, (0, 1), "edge")
+    wide = padded.take(columns, axis=1) * right[:, 0] + padded.take(columns + 1, axis=1) * right[:, 1]
     heat = np.zeros((placement.height, placement.width), np.float32)
-    heat[source.slices] = rows @ cam @ columns.T
+    seen = heat[source.slices]
+    edges = np.flatnonzero(np.diff(rows, prepend=-1, append=-1)).tolist()
+    for top, bottom in pairwise(edges):  # the pixels between two cells of the map
+        cell = rows[top]
+        np.einsum("pk,kx->px", down[top:bottom], wide[cell : cell + 2], out=seen[top:bottom])
     return heat
 
 
 @lru_cache(maxsize=16)
-def interpolation(cells: int, input_size: int, start: float, size: float, pixels: int) -> NDArray[np.float32]:
-    """One axis of a bilinear map as a matrix [pixels, cells]: the pixels span ``start … start + size`` of the input.
+def _between(
+    cells: int, input_size: int, start: float, size: float, pixels: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """For each of the pixels that span ``start … start + size`` of one axis of the input: the cell of the map before
+    it, and the shares of that and of the next, float32 [pixels, 2].
 
-    Two small matrix products are exact for every placement. (OpenCV's warpAffine rounds positions to 1/32 of a cell:
-    steps one can see in a 7×7 map.)
+    (Matrices would do it too, but NumPy's BLAS keeps a core busy for 20 ms after each product, waiting for the next;
+    and OpenCV's warpAffine rounds positions to 1/32 of a cell: steps one can see in a 7×7 map.)
     """
-    position = (start + (np.arange(pixels) + 0.5) * size / pixels) * cells / input_size - 0.5
-    position = position.clip(0, cells - 1)
-    matrix: NDArray[np.float32] = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
+    position = ((start + (np.arange(pixels) + 0.5) * size / pixels) * cells / input_size - 0.5).clip(0, cells - 1)
+    before = position.astype(np.intp)
+    after = position - before
+    shares = np.stack([1 - after, after], axis=1).astype(np.float32)
+    before.flags.writeable = shares.flags.writeable = False
+    return before, shares
+
+
+@lru_cache(maxsize=16)
+def interpolation(cells: int, input_size: int, start: float, size: float, pixels: int) -> NDArray[np.float32]:
+    """The same as a matrix [pixels, cells], for small maps."""
+    before, shares = _between(cells, input_size, start, size, pixels)
+    matrix = np.zeros((pixels, cells + 1), np.float32)
+    each = np.arange(pixels)
+    matrix[each, before], matrix[each, before + 1] = shares.T
+    matrix = np.ascontiguousarray(matrix[:, :cells])
     matrix.flags.writeable = False
     return matrix

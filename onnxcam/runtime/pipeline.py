@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from onnxcam.errors import InputError
 from onnxcam.runtime.choices import ClassChoice
@@ -153,7 +152,6 @@ def explain_video(
     started = time.monotonic()
     artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
     with (
-        threadpool_limits(limits=1, user_api="blas"),  # for BLAS keeps a core busy for 20 ms after each product
         VideoSource(source) as video,
         VideoSink(output, video.info, sound_from=source, overwrite=overwrite) as sink,
     ):
@@ -226,7 +224,7 @@ class _Artist:
     def draw(self, item: tuple[Frame, Prepared | None]) -> tuple[Frame, ExplainedFrame]:
         frame, prepared = item
         if prepared is not None:
-            (self._latest,) = self._model.run([prepared], **self._choice)
+            (self._latest,) = self._model.run([prepared], **self._choice, feature_maps=False)
             self._peak = self._scale.update(self._latest.peak, self._latest.class_index, frame.time)
         assert self._latest is not None  # the first frame is always prepared
         shown = replace(self._latest, picture=frame.picture)

@@ -34,13 +34,16 @@ Values = Mapping[str, NDArray[Any]]
 class Results:
     """The explanations by one method at one layer of the artifact at ``path``.
 
-    shown: the positions of method and layer among those of ``maps``.
+    shown: the positions of method and layer among those of ``maps``. feature_maps: whether they are read too.
     """
 
-    def __init__(self, info: ArtifactInfo, maps: Maps, shown: tuple[int, int], path: Path) -> None:
+    def __init__(
+        self, info: ArtifactInfo, maps: Maps, shown: tuple[int, int], path: Path, *, feature_maps: bool = True
+    ) -> None:
         self._info, self._score, self._maps, self._path = info, info.score, maps, path
         self._method, self._layer = maps.methods[shown[0]], maps.place(*shown)
         self._cams = maps.outputs(shown[1])
+        self._feature_maps = feature_maps
         self._activations, self._gradients = (layer_output(name, shown[1]) for name in (ACTIVATIONS, GRADIENTS))
 
     @property
@@ -48,7 +51,8 @@ class Results:
         """The outputs that are read, as far as the artifact has them."""
         boxes = [self._score.boxes.output] if self._score.boxes else []
         chosen = [EXPLAINED_CLASS, AGAINST_CLASS, EXPLAINED_BOXES, SCORE, self._score.output, *boxes]
-        return list(dict.fromkeys([*chosen, self._activations, self._gradients, *self._cams.values()]))
+        layer = [self._activations, self._gradients] if self._feature_maps else []
+        return list(dict.fromkeys([*chosen, *layer, *self._cams.values()]))
 
     def explanations(
         self, prepared: Sequence[Prepared], values: Values, *, region: NDArray[np.float32] | None

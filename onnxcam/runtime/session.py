@@ -72,9 +72,7 @@ def load(
     Raises `ArtifactError` if the file is missing or no artifact this version can run, and `ProviderError` if a
     provider is not installed. Warns (`RuntimeWarning`) if one is installed but could not start.
     """
-    return CamModel(
-        path, providers=providers, preprocess=preprocess, resize=resize, threads=threads, spinning=spinning
-    )
+    return CamModel(path, providers=providers, preprocess=preprocess, resize=resize, threads=threads, spinning=spinning)
 
 
 class CamModel:
@@ -295,6 +293,24 @@ class CamModel:
         """``inputs`` for `run` that ask the same of every picture, as `explain` does. Raises `InputError`."""
         return self._questions.asked_of_any(box_index=box_index, box_threshold=box_threshold, reference=reference)
 
+    def inputs(self, batch: int) -> dict[str, tuple[list[int], str]]:
+        """Shape and NumPy type of each input that must be given, for so many pictures (or as many as the model fixes).
+
+        Raises `InputError` if another axis is open and nothing says how long it is.
+        """
+        stated = self.preprocess
+        sizes = {} if stated is None else dict(zip("hw", (stated.height, stated.width), strict=True))
+        places = "nhwc" if stated and stated.layout == "nhwc" else "nchw"
+        forms = {}
+        for name, shape in self._engine.inputs.items():
+            known = sizes | {"n": batch} if name == self.info.image_input else {"n": batch}
+            axes = [x if isinstance(x, int) else known.get(places[i : i + 1]) for i, x in enumerate(shape)]
+            lengths = [x for x in axes if x is not None]
+            if len(lengths) < len(axes):
+                raise InputError(f"the input '{name}' of '{self.path}' is {shape}: nothing says how long its axes are")
+            forms[name] = (lengths, self._engine.types[name])
+        return forms
+
     def prepare(self, image: NDArray[Any]) -> Prepared:
         """``image`` as the model's input. Touches no state: safe in any thread. Raises `InputError`."""
         if self._axes != 4:
@@ -323,9 +339,11 @@ class CamModel:
         augment: Sequence[str] = (),
         progress: Callable[[float], None] | None = None,
         inputs: Mapping[str, NDArray[Any]] | None = None,
+        feature_maps: bool = True,
     ) -> list[Explanation]:
         """The explanations of what `prepare` gave, in one pass (or as many as a fixed batch size asks for).
 
+        feature_maps: whether `Explanation.activations` and `gradients` are wanted, most of what there is to fetch.
         A method on changed pictures and ``augment`` then take their runs for each picture and each explained class.
         """
         classes, others = self.check(
@@ -343,7 +361,7 @@ class CamModel:
             refuse_moved(how.views, inputs or {})
         explanations = []
         if prepared:
-            results = Results(self.info, self.maps, shown, self.path)
+            results = Results(self.info, self.maps, shown, self.path, feature_maps=feature_maps)
             tensors = np.stack([each.tensor for each in prepared])
             names = [name for name in results.names if name in self._engine.outputs]
             values = self.outputs(tensors, names, classes=classes, others=others, inputs=inputs)

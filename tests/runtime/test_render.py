@@ -106,3 +106,12 @@ def test_what_is_at_a_box_stands_above_it_or_within_at_the_upper_edge():
     assert one.min() < 70  # on dark
     np.testing.assert_array_equal(boxed(blank, boxes[:0], []), blank)
     assert boxed(blank[:4, :4], boxes[:1] / 20, ["93%  cat"]).shape == (4, 4, 3)
+
+
+def test_a_tall_picture_is_mixed_as_a_small_one():
+    rng = np.random.default_rng(3)
+    picture = rng.integers(0, 256, (201, 19, 3), dtype=np.uint8)
+    warm = np.zeros((201, 19), np.float32)
+    warm[5:190, 2:17] = rng.random((185, 15))
+    rows = [overlay(picture[i : i + 1], warm[i : i + 1]) for i in range(201)]
+    np.testing.assert_array_equal(overlay(picture, warm), np.concatenate(rows))
