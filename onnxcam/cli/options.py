@@ -8,6 +8,7 @@ __all__ = [
     "Numbers",
     "artifact_options",
     "box_info",
+    "calm_options",
     "choice_options",
     "chosen_classes",
     "json_option",
@@ -31,7 +32,17 @@ import click
 from onnxcam.contract import ResizeMode, ScoreKind
 from onnxcam.runtime.perturbation import METHODS
 from onnxcam.runtime.perturbation.options import DEFAULT_BATCH
-from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS
+from onnxcam.runtime.style import (
+    COLORMAPS,
+    DEFAULT_ALPHA,
+    DEFAULT_COLORMAP,
+    DEFAULT_CUT,
+    DEFAULT_HOLD,
+    DEFAULT_LAYOUT,
+    DEFAULT_SCALE,
+    DEFAULT_SMOOTHING,
+    LAYOUTS,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -145,6 +156,45 @@ def question_options(function: F) -> F:
             type=click.Path(path_type=Path),
             help="Of a similarity: a NumPy file with the embedding to be similar to, or a picture, whose embedding is "
             "taken.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def calm_options(function: F) -> F:
+    """How maps are kept calm over time, under the names `onnxcam.runtime.calm.Calm` takes; 0 turns each off."""
+    for option in (
+        click.option(
+            "--cut",
+            type=click.FloatRange(0, 1),
+            default=DEFAULT_CUT,
+            show_default=True,
+            help="Change of the picture from which it can be a new scene, and all of this begins anew.",
+        ),
+        click.option(
+            "--hold",
+            type=click.FloatRange(0, 1),
+            default=DEFAULT_HOLD,
+            show_default=True,
+            help="Probability by which another class must be likelier to be explained instead.",
+        ),
+        click.option(
+            "--scale",
+            type=click.FloatRange(min=0),
+            default=DEFAULT_SCALE,
+            show_default=True,
+            metavar="SECONDS",
+            help="In which the scale of the colours fades by half, as the heat does; 0 scales each frame by itself.",
+        ),
+        click.option(
+            "--smooth",
+            "smoothing",
+            type=click.FloatRange(min=0),
+            default=DEFAULT_SMOOTHING,
+            show_default=True,
+            metavar="SECONDS",
+            help="Time constant of the mean of the maps; 0 shows each frame's own.",
         ),
     ):
         function = option(function)

@@ -12,6 +12,7 @@ import click
 
 from onnxcam.cli.arrays import reference_for
 from onnxcam.cli.options import (
+    calm_options,
     choice_options,
     chosen_classes,
     json_option,
@@ -52,6 +53,7 @@ _STRETCHES = 20  # as many as a screen shows
     help="Explain one frame in N, and keep its heat until the next.",
 )
 @resize_option
+@calm_options
 @render_options
 @overwrite_option
 @provider_option
@@ -75,6 +77,10 @@ def video(
     box_threshold: float | None,
     reference: Path | None,
     every: int,
+    smoothing: float,
+    scale: float,
+    hold: float,
+    cut: float,
     overwrite: bool,
     providers: tuple[str, ...],
     as_json: bool,
@@ -94,6 +100,7 @@ def video(
     """
     from onnxcam.cli.progress import frame_progress
     from onnxcam.runtime import load
+    from onnxcam.runtime.calm import Calm
     from onnxcam.runtime.perturbation import Perturbation
     from onnxcam.runtime.pipeline import explain_video
     from onnxcam.runtime.sinks import check_output
@@ -133,6 +140,7 @@ def video(
             box_threshold=box_threshold,
             reference=reference_for(cam_model, reference),
             every=every,
+            calm=Calm(smoothing=smoothing, scale=scale, hold=hold, cut=cut),
             overwrite=overwrite,
             on_start=on_start,
             on_frame=on_frame,

@@ -12,15 +12,14 @@ finds every stage between two frames.
 
 from __future__ import annotations
 
-__all__ = ["ExplainedFrame", "HeatScale", "VideoSummary", "ahead", "explain_video"]
+__all__ = ["ExplainedFrame", "VideoSummary", "ahead", "explain_video"]
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +27,11 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from onnxcam.errors import InputError
+from onnxcam.runtime.artist import Artist, DrawnFrame, Look
+from onnxcam.runtime.calm import DEFAULT_CALM, Calm
 from onnxcam.runtime.choices import ClassChoice
-from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.perturbation import Perturbation
 from onnxcam.runtime.preprocess import Prepared
-from onnxcam.runtime.render import render
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.sinks import VideoSink, check_output
 from onnxcam.runtime.sources import Frame, VideoInfo, VideoSource
@@ -75,25 +74,6 @@ class VideoSummary:
     interrupted: bool
 
 
-@dataclass(slots=True)
-class HeatScale:
-    """The peak that is drawn hottest: each class's own, held, and fading by half in ``half_life`` seconds of video.
-
-    Scaled by its own maximum each frame would flicker; held for ever, one strong frame would leave the rest cold.
-    Maps of different classes share no unit, so each class keeps a scale of its own.
-    """
-
-    half_life: float = 2.0
-    _held: dict[int | None, tuple[float, float]] = field(default_factory=dict)
-
-    def update(self, peak: float, class_index: int | None, time: float) -> float:
-        """The scale at ``time`` (seconds), at least ``peak``."""
-        held, since = self._held.get(class_index, (peak, time))
-        scale = max(peak, held * math.pow(2, -max(time - since, 0.0) / self.half_life))
-        self._held[class_index] = scale, time
-        return scale
-
-
 def explain_video(
     model: CamModel,
     source: str | PathLike[str],
@@ -113,6 +93,7 @@ def explain_video(
     alpha: float = DEFAULT_ALPHA,
     colormap: str = DEFAULT_COLORMAP,
     caption: bool = True,
+    calm: Calm = DEFAULT_CALM,
     overwrite: bool = False,
     on_start: Callable[[VideoInfo], None] | None = None,
     on_frame: Callable[[ExplainedFrame], None] | None = None,
@@ -125,6 +106,7 @@ def explain_video(
         `onnxcam.runtime.session.CamModel.explain`.
     every: explain one frame in so many, and draw its heat on those up to the next.
     layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
+    calm: how class, maps and their scale are kept from flickering.
     on_start, on_frame: called in the calling thread, before the first frame and after each one written.
 
     Ctrl-C (`KeyboardInterrupt`) is taken as the end of the video: what was done is made whole, and the summary says so.
@@ -150,7 +132,8 @@ def explain_video(
     choice["inputs"] = model.asked(box_index=box_index, box_threshold=box_threshold, reference=reference)
     check_output(Path(output), source=source, overwrite=overwrite)
     started = time.monotonic()
-    artist = _Artist(model, choice, {"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
+    look = Look(choice=choice, style={"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
+    artist = Artist(model, lambda: look, calm)
     with (
         VideoSource(source) as video,
         VideoSink(output, video.info, sound_from=source, overwrite=overwrite) as sink,
@@ -161,11 +144,15 @@ def explain_video(
         def prepare(frame: Frame) -> tuple[Frame, Prepared | None]:
             return frame, model.prepare(frame.picture) if frame.index % every == 0 else None
 
-        def write(drawn: tuple[Frame, ExplainedFrame]) -> ExplainedFrame:
-            sink.write(drawn[0])
-            return drawn[1]
+        def draw(item: tuple[Frame, Prepared | None]) -> DrawnFrame:
+            return artist.draw(*item)
 
-        written = ahead(write, ahead(artist.draw, ahead(prepare, iter(video))))
+        def write(drawn: DrawnFrame) -> ExplainedFrame:
+            sink.write(drawn.frame)
+            shown = drawn.explanation
+            return ExplainedFrame(drawn.frame.index, drawn.frame.time, shown.class_index, shown.label, shown.score)
+
+        written = ahead(write, ahead(draw, ahead(prepare, iter(video))))
         interrupted = False
         try:
             with closing(written):
@@ -208,25 +195,3 @@ def ahead(function: Callable[[S], T], items: Generator[S, None, None]) -> Genera
             for future in pending:
                 future.cancel()
             worker.submit(items.close).result()
-
-
-class _Artist:
-    """Explains the frames that were prepared, and draws the latest explanation on every frame."""
-
-    def __init__(self, model: CamModel, choice: dict[str, Any], style: dict[str, Any]) -> None:
-        self._model = model
-        self._choice = choice
-        self._style = style
-        self._scale = HeatScale()
-        self._latest: Explanation | None = None
-        self._peak = 0.0
-
-    def draw(self, item: tuple[Frame, Prepared | None]) -> tuple[Frame, ExplainedFrame]:
-        frame, prepared = item
-        if prepared is not None:
-            (self._latest,) = self._model.run([prepared], **self._choice, feature_maps=False)
-            self._peak = self._scale.update(self._latest.peak, self._latest.class_index, frame.time)
-        assert self._latest is not None  # the first frame is always prepared
-        shown = replace(self._latest, picture=frame.picture)
-        drawn = replace(frame, picture=render(shown, peak=self._peak, **self._style))
-        return drawn, ExplainedFrame(frame.index, frame.time, shown.class_index, shown.label, shown.score)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-__all__ = ["COLORMAPS", "DEFAULT_ALPHA", "DEFAULT_COLORMAP", "DEFAULT_LAYOUT", "LAYOUTS", "Layout"]
+__all__ = [
+    "COLORMAPS",
+    "DEFAULT_ALPHA",
+    "DEFAULT_COLORMAP",
+    "DEFAULT_CUT",
+    "DEFAULT_HOLD",
+    "DEFAULT_LAYOUT",
+    "DEFAULT_SCALE",
+    "DEFAULT_SMOOTHING",
+    "LAYOUTS",
+    "Layout",
+]
 
 from typing import Literal, get_args
 
@@ -17,3 +28,9 @@ COLORMAPS = (
 DEFAULT_LAYOUT: Layout = "overlay"
 DEFAULT_ALPHA = 0.5
 DEFAULT_COLORMAP = "turbo"
+
+DEFAULT_SMOOTHING = 0.15
+DEFAULT_SCALE = 2.0
+DEFAULT_HOLD = 0.1
+DEFAULT_CUT = 0.1
+"""See `onnxcam.runtime.calm.Calm`."""

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from onnxcam.errors import ClassError, InputError, OutputError
-from onnxcam.runtime.pipeline import ExplainedFrame, HeatScale, ahead, explain_video
+from onnxcam.runtime.calm import Calm
+from onnxcam.runtime.pipeline import ExplainedFrame, ahead, explain_video
 from onnxcam.runtime.session import CamModel
 
 from .clips import BLUE, GREEN, RED, color_artifact, packets, pictures, plain, times, write_clip
@@ -96,28 +97,17 @@ def test_equal_heat_looks_equal_though_a_frame_is_weaker(tmp_path: Path, model: 
 
     clip = write_clip(tmp_path / "clip.mp4", [striped(250), striped(125), striped(250)], crf="1")
     summary = explain_video(
-        model, clip, tmp_path / "out.mp4", class_index="red", alpha=1, colormap="gray", caption=False
+        model,
+        clip,
+        tmp_path / "out.mp4",
+        class_index="red",
+        alpha=1,
+        colormap="gray",
+        caption=False,
+        calm=Calm(smoothing=0),
     )
     green = [frame[:, 4:12, 1].mean() for frame in pictures(summary.output)]
     assert green == pytest.approx([255, 0.5 * 128, 255], abs=10)  # half the heat, half as opaque
-
-
-def test_heat_scale_holds_and_fades_with_time_not_frames() -> None:
-    scale = HeatScale(half_life=2)
-    assert scale.update(8, 0, 0.0) == 8
-    assert scale.update(1, 0, 2.0) == pytest.approx(4)
-    for step in range(1, 9):
-        last = scale.update(1, 0, 2 + step / 4)
-    assert last == pytest.approx(2)
-    assert scale.update(1, 0, 60.0) == 1
-    assert scale.update(3, 0, 60.1) == 3
-
-
-def test_heat_scale_of_one_class_says_nothing_of_another() -> None:
-    scale = HeatScale(half_life=2)
-    scale.update(100, 0, 0.0)
-    assert scale.update(1, 7, 0.1) == 1
-    assert scale.update(50, 0, 2.0) == 50
 
 
 def test_a_file_that_ends_early_is_explained_as_far_as_it_goes(tmp_path: Path, model: CamModel) -> None:

@@ -1,0 +1,161 @@
+"""Maps over time that do not flicker: one class, one scale, and heat that moves as the object does."""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_CALM", "Calm", "Calmer", "CutDetector", "HeatScale"]
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxcam.errors import OnnxCamError
+from onnxcam.runtime.explanation import Explanation
+from onnxcam.runtime.preprocess import Picture
+from onnxcam.runtime.style import DEFAULT_CUT, DEFAULT_HOLD, DEFAULT_SCALE, DEFAULT_SMOOTHING
+
+Floats = NDArray[np.float32]
+
+_THUMBNAIL = (32, 18)  # width and height: small enough that ordinary motion moves little of it
+_USUAL = 0.9  # share of what was usual that stays in what is, from frame to frame
+_UNUSUAL = 3.0  # times as much change as is usual
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calm:
+    """How maps are kept calm over time. Each part is turned off by 0.
+
+    smoothing: seconds, the time constant of an exponential mean of the raw maps: after so long a new map counts for
+        63 %, whatever the frame rate.
+    scale: seconds in which the value that is drawn hottest fades by half, where the maps grow weaker; with 0 each frame
+        has a scale of its own.
+    hold: the margin of probability, 0-1, by which another class must be likelier before it is explained instead.
+    cut: the change of a picture, 0-1 of its range of grey, from which it can be a new scene, and all of this begins
+        anew. (Mean absolute difference of thumbnails, and three times as much as lately, after PySceneDetect's content
+        and adaptive detectors.)
+
+    Raises `OnnxCamError` for a number below 0, or a share above 1.
+    """
+
+    smoothing: float = DEFAULT_SMOOTHING
+    scale: float = DEFAULT_SCALE
+    hold: float = DEFAULT_HOLD
+    cut: float = DEFAULT_CUT
+
+    def __post_init__(self) -> None:
+        for name, most in (("smoothing", math.inf), ("scale", math.inf), ("hold", 1.0), ("cut", 1.0)):
+            if not 0 <= getattr(self, name) <= most:
+                limits = "0 or more seconds" if most > 1 else "a number from 0 to 1"
+                raise OnnxCamError(f"{name} is {getattr(self, name)}: it takes {limits}")
+
+
+DEFAULT_CALM = Calm()
+
+
+class Calmer:
+    """Keeps the explanations of one video or camera calm, frame by frame.
+
+    holding: whether the class to explain is left to the model, so that it may be held.
+    """
+
+    def __init__(self, calm: Calm, *, holding: bool) -> None:
+        self._calm = calm
+        self._holding = holding and calm.hold > 0
+        self._cuts = CutDetector(calm.cut)
+        self._scale = HeatScale(calm.scale)
+        self._maps: dict[tuple[int | None, str], Floats] = {}
+        self._held: int | None = None
+        self._time = 0.0
+
+    def explain(
+        self, picture: Picture, time: float, run: Callable[[int | None], Explanation]
+    ) -> tuple[Explanation, float]:
+        """The explanation of the frame ``picture`` shown at ``time`` (seconds), its maps calmed, and their peak.
+
+        run: explains the frame for a class, or for the one that was asked for where None. It is called a second time
+            where another class has become likelier by the margin.
+        """
+        if self._cuts.cut(picture):
+            self.reset()
+        explanation = run(self._held)
+        if self._held is not None and self._lets_go(explanation):
+            explanation = run(None)
+        if self._holding:
+            self._held = explanation.class_index
+        explanation = self._smoothed(explanation, time)
+        return explanation, self._scale.update(explanation.peak, explanation.class_index, time)
+
+    def reset(self) -> None:
+        """Forget the frames so far."""
+        self._scale = HeatScale(self._calm.scale)
+        self._maps, self._held = {}, None
+
+    def _lets_go(self, explanation: Explanation) -> bool:
+        return float(explanation.scores.max()) - float(explanation.scores[self._held]) > self._calm.hold
+
+    def _smoothed(self, explanation: Explanation, time: float) -> Explanation:
+        tau = self._calm.smoothing
+        weight = -math.expm1(-max(time - self._time, 0.0) / tau) if tau else 1.0
+        self._time = time
+        maps: dict[tuple[int | None, str], Floats] = {}
+
+        def one(each: Explanation) -> Explanation:
+            names = dict(each.cams) | {each.method or "": each.cam}
+            for name, cam in names.items():
+                before: Any = self._maps.get((each.class_index, name))
+                known = before is not None and before.shape == cam.shape
+                maps[each.class_index, name] = cam if not known else before + np.float32(weight) * (cam - before)
+            cams = {name: maps[each.class_index, name] for name in each.cams}
+            return replace(each, cam=maps[each.class_index, each.method or ""], cams=cams)
+
+        smoothed = replace(one(explanation), others=tuple(one(each) for each in explanation.others))
+        self._maps = maps  # a class that is not explained now begins anew when it comes back
+        return smoothed
+
+
+class CutDetector:
+    """Tells a new scene from motion: the picture changes by ``threshold`` at least, and unusually much."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._before: Floats | None = None
+        self._usual = 0.0
+
+    def cut(self, picture: Picture) -> bool:
+        """Whether ``picture`` (uint8 BGR) begins a new scene after the one given before. The first one does not."""
+        if not self._threshold:
+            return False
+        small = cv2.resize(picture, _THUMBNAIL, interpolation=cv2.INTER_AREA)
+        grey: Floats = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY).astype(np.float32) / np.float32(255)
+        before, self._before = self._before, grey
+        if before is None:
+            return False
+        change = float(np.abs(grey - before).mean())
+        found = change > self._threshold and change > _UNUSUAL * self._usual
+        self._usual = _USUAL * self._usual + (1 - _USUAL) * change
+        return found
+
+
+@dataclass(slots=True)
+class HeatScale:
+    """The peak that is drawn hottest: each class's own, held, and fading by half in ``half_life`` seconds of video.
+
+    Scaled by its own maximum each frame would flicker, as it does with 0; held for ever, one strong frame would leave
+    the rest cold. Maps of different classes share no unit, so each class keeps a scale of its own.
+    """
+
+    half_life: float = DEFAULT_SCALE
+    _held: dict[int | None, tuple[float, float]] = field(default_factory=dict)
+
+    def update(self, peak: float, class_index: int | None, time: float) -> float:
+        """The scale at ``time`` (seconds), at least ``peak``."""
+        if not self.half_life:
+            return peak
+        held, since = self._held.get(class_index, (peak, time))
+        scale = max(peak, held * math.pow(2, -max(time - since, 0.0) / self.half_life))
+        self._held[class_index] = scale, time
+        return scale
