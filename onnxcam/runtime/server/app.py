@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -111,6 +111,9 @@ def create_app(stage: Stage, explainer: Explainer, log: Callable[[str], None]) -
         answer.headers.update(error.headers or {})
         return answer
 
+    async def on_gone(request: Request, error: Exception) -> Response:
+        return refusal(Refused(400, "the connection was closed before all of it had arrived"))
+
     async def on_error(request: Request, error: Exception) -> Response:
         log(f"{request.method} {request.url.path} failed: {type(error).__name__}: {error}")
         return refusal(Refused(500, "this should not happen: the log of onnxcam says more"))
@@ -134,6 +137,7 @@ def create_app(stage: Stage, explainer: Explainer, log: Callable[[str], None]) -
         exception_handlers={
             Refused: on_refused,
             OnnxCamError: on_wrong,
+            ClientDisconnect: on_gone,
             HTTPException: on_http,
             Exception: on_error,
         },

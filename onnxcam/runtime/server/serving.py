@@ -78,8 +78,8 @@ class Server:
             raise MissingExtraError(
                 f'the page needs {error.name}, which is not installed: pip install "onnxcam[serve]"'
             ) from None
-        if token == "":
-            raise ServerError("the token is empty: give one of 16 characters or more, or none to have one made")
+        if token is not None and not (token and token.isascii() and token.isprintable()):
+            raise ServerError("the token is empty or not ASCII: give letters and digits, or none to have one made")
         self.token = token or (None if at.loopback else secrets.token_urlsafe(18))
         self._hub = hub
         self._socket = _listening(at)
@@ -177,7 +177,8 @@ class _Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.quiet:
-            self._told(record.getMessage().splitlines()[0])
+            error = record.exc_info and record.exc_info[1]
+            self._told(record.getMessage().splitlines()[0] + (f": {type(error).__name__}: {error}" if error else ""))
 
     def close(self) -> None:
         self._logger.removeHandler(self)

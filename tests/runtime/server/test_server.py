@@ -107,9 +107,20 @@ def test_without_the_extra_it_says_what_to_install(stage, monkeypatch):
         Server(stage.hub, stage.controls, stage.model, at=ANY)
 
 
-def test_an_empty_token_is_refused(stage):
-    with pytest.raises(ServerError, match="the token is empty"):
-        Server(stage.hub, stage.controls, stage.model, at=ANY, token="")
+@pytest.mark.parametrize("token", ["", "grün", "a\nb"])
+def test_a_token_that_no_header_carries_is_refused(stage, token):
+    with pytest.raises(ServerError, match="the token is empty or not ASCII"):
+        Server(stage.hub, stage.controls, stage.model, at=ANY, token=token)
+
+
+def test_one_that_leaves_in_the_middle_of_a_picture_is_no_error(stage, server):
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as leaving:
+        leaving.sendall(b"POST /explain HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\nab")
+    answers = 'onnxcam_requests_total{status="400"} 1'
+    while answers not in httpx.get(f"{server.address}/metrics").text:
+        assert stage.lines == []
+    assert stage.lines == []
 
 
 def test_signals_and_logging_stay_the_callers(stage):
@@ -121,7 +132,8 @@ def test_signals_and_logging_stay_the_callers(stage):
         assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
         logging.getLogger("uvicorn.error").warning("something\nlong")
         logging.getLogger("uvicorn.error").info("nothing")
-    assert lines == ["something"]
+        logging.getLogger("uvicorn.error").error("it failed\n", exc_info=ValueError("why"))
+    assert lines == ["something", "it failed: ValueError: why"]
     assert (list(logger.handlers), logger.propagate) == before
 
 
