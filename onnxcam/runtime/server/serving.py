@@ -176,7 +176,7 @@ class _Log(logging.Handler):
         self._logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.quiet:
+        if not self.quiet and "without completing handshake" not in record.msg:  # a viewer that was turned away
             error = record.exc_info and record.exc_info[1]
             self._told(record.getMessage().splitlines()[0] + (f": {type(error).__name__}: {error}" if error else ""))
 

@@ -128,6 +128,8 @@ def test_no_more_look_on_than_may(tmp_path):
 def test_closing_ends_those_who_wait(stage):
     async def look():
         async with stage.hub.viewer() as viewer:
+            stage.publish()
+            assert await viewer.next() is not None
             waiting = asyncio.create_task(viewer.next(FOREVER))
             await asyncio.sleep(0)
             thread = threading.Thread(target=stage.hub.close)
@@ -137,6 +139,7 @@ def test_closing_ends_those_who_wait(stage):
             return view, await viewer.next(FOREVER)
 
     assert asyncio.run(look()) == (None, None)
+    assert stage.hub.newest is None
     stage.publish()
     assert stage.hub.newest is None
 

@@ -127,6 +127,7 @@ def test_signals_and_logging_stay_the_callers(stage):
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     logger = logging.getLogger("uvicorn")
     before = list(logger.handlers), logger.propagate
+    assert before == ([], True)
     lines: list[str] = []
     with Server(stage.hub, stage.controls, stage.model, at=ANY, log=lines.append):
         assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -196,10 +197,11 @@ def test_only_so_many_look_on(tmp_path):
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
-def test_a_page_of_another_site_does_not_look_on(server, headers):
+def test_a_page_of_another_site_does_not_look_on(stage, server, headers):
     with pytest.raises(InvalidStatus) as caught:
         live(server, additional_headers=headers)
     assert caught.value.response.status_code in (403, 421, 400)
+    assert stage.lines == []
 
 
 def test_players_are_sent_mjpeg(stage, server):

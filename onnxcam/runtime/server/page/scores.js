@@ -24,7 +24,7 @@ export class Scores {
     if (this.step === 0 || step - this.step > BARS) this.classes.clear();
     else for (; this.step < step; this.step++) this.shift();
     this.step = step;
-    for (const known of this.classes.values()) known.latest = 0;
+    for (const known of this.classes.values()) known.latest = null; // below those that are told
     for (const { class_index: index, label, score } of top) {
       if (!this.classes.has(index)) this.classes.set(index, entry(index, label));
       const known = this.classes.get(index);
@@ -44,9 +44,10 @@ export class Scores {
     for (const row of this.rows) {
       const known = this.classes.get(row.index);
       if (!known) continue;
-      row.score.textContent = percent(known.latest);
+      const share = known.latest === null ? "–" : percent(known.latest);
+      row.score.textContent = share;
       row.button.setAttribute("aria-current", row.index === this.current);
-      row.button.setAttribute("aria-label", `${known.title}, ${percent(known.latest)}: explain this class`);
+      row.button.setAttribute("aria-label", `${known.title}, ${share}: explain this class`);
       bars(row.canvas, [...known.bars.slice(1), mean(known)], row.index === this.current);
     }
   }
