@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _SEND_BUFFER = 2**18
 """Bytes the system keeps for a viewer: left to grow, it would hold seconds of frames for a slow one."""
+_EVERY_DAY = ("without completing handshake", "Invalid HTTP request")
+"""What uvicorn says of a viewer that was turned away, and of one that speaks no HTTP: nothing the user can do about."""
 _CONNECTIONS = 128
 _BACKLOG = 64
 _GRACE = 1  # seconds for answers under way when it closes
@@ -176,7 +178,7 @@ class _Log(logging.Handler):
         self._logger.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.quiet and "without completing handshake" not in record.msg:  # a viewer that was turned away
+        if not self.quiet and not any(words in record.msg for words in _EVERY_DAY):
             error = record.exc_info and record.exc_info[1]
             self._told(record.getMessage().splitlines()[0] + (f": {type(error).__name__}: {error}" if error else ""))
 
