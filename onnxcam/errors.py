@@ -16,7 +16,8 @@
     ├── ProviderError                 an execution provider is not installed
     ├── ClassError                    the class asked for does not exist
     ├── InputError                    a picture or video cannot be read
-    └── OutputError                   a result cannot be written
+    ├── OutputError                   a result cannot be written
+    └── ServerError                   the page cannot be served where it was asked for
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "OnnxCamError",
     "OutputError",
     "ProviderError",
+    "ServerError",
     "UnsupportedOperatorError",
     "VerificationError",
     "nearest_names",
@@ -102,6 +104,10 @@ class InputError(OnnxCamError):
 
 class OutputError(OnnxCamError):
     """A result cannot be written where it was asked for."""
+
+
+class ServerError(OnnxCamError):
+    """The page cannot be served at the address that was asked for."""
 
 
 def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> str:

@@ -55,8 +55,10 @@ def test_the_wheel_carries_the_package_and_the_model_and_nothing_else(wheel: Pat
     assert wheel.stat().st_size < 25 * MIB
 
 
-def test_every_module_is_in_the_wheel(wheel: Path) -> None:
-    sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "onnxcam").rglob("*.py")}
+def test_every_module_and_every_file_of_the_page_is_in_the_wheel(wheel: Path) -> None:
+    files = [path for path in (ROOT / "onnxcam").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    sources = {path.relative_to(ROOT).as_posix() for path in files}
+    assert "onnxcam/runtime/server/page/index.html" in sources
     assert sources - set(ZipFile(wheel).namelist()) == set()
 
 

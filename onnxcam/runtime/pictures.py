@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "encoded", "read_picture", "write_picture"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "decoded", "encoded", "is_picture", "pixels", "read_picture", "write_picture"]
 
 import os
 import struct
@@ -43,26 +43,56 @@ def read_picture(path: str | PathLike[str], *, max_pixels: int | None = None) ->
     """
     path = Path(path)
     data = _content(path)
-    try:
-        header = _header(data)
-    except (IndexError, struct.error):
-        raise InputError(f"'{path}' is cut short or damaged: copy or download it again") from None
+    count = pixels(data, f"'{path}'")
     limit = MAX_PIXELS if max_pixels is None else max_pixels
-    pixels = header.height * header.width
-    if pixels > limit:
+    if count > limit:
+        header = _header(data)
         raise InputError(
             f"'{path}' has {header.width} x {header.height} pixels, over the limit of {limit}: "
-            f"if you trust the file, raise it with --max-pixels {pixels} (in Python max_pixels=)"
+            f"if you trust the file, raise it with --max-pixels {count} (in Python max_pixels=)"
         )
+    return decoded(data, f"'{path}'")
+
+
+def is_picture(data: bytes) -> bool:
+    """Whether a file that begins so is of a kind that `decoded` takes."""
+    known = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
+    return data.startswith(known) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def pixels(data: bytes, name: str = "the picture") -> int:
+    """How many pixels the picture in ``data`` has by its header, before anything is decoded.
+
+    name: what an error calls it. Raises `InputError` if the header is cut short or damaged.
+    """
+    header = _checked_header(data, name)
+    return header.height * header.width
+
+
+def decoded(data: bytes, name: str = "the picture") -> Picture:
+    """The content of a picture file as `read_picture` gives it, however many pixels it has.
+
+    name: what an error calls it. Raises `InputError` if it is cut short, damaged, or none that can be shown.
+    """
+    header = _checked_header(data, name)
     if not header.complete:
-        raise InputError(f"'{path}' is cut short: copy or download it again")
+        raise InputError(f"{name} is cut short: copy or download it again")
     image = _decoded(data, header)
     if image is None:
-        raise InputError(f"'{path}' is damaged or of an unusual kind and cannot be decoded: save it again as PNG")
+        raise InputError(f"{name} is damaged or of an unusual kind and cannot be decoded: save it again as PNG")
     try:
         return as_bgr(image)
     except InputError:
-        raise InputError(f"'{path}' holds {image.dtype} pixels of a kind no screen shows: save it as PNG") from None
+        raise InputError(f"{name} holds {image.dtype} pixels of a kind no screen shows: save it as PNG") from None
+
+
+def _checked_header(data: bytes, name: str) -> _Header:
+    if not is_picture(data):
+        raise InputError(f"{name} is no picture that can be read: it takes JPEG, PNG, WebP, BMP, TIFF and GIF")
+    try:
+        return _header(data)
+    except (IndexError, struct.error):
+        raise InputError(f"{name} is cut short or damaged: copy or download it again") from None
 
 
 def write_picture(path: str | PathLike[str], picture: Picture) -> None:
@@ -123,7 +153,7 @@ def _content(path: Path) -> bytes:
             start = file.read(64)
             if not start:
                 raise InputError(f"'{path}' is empty: copy or download it again")
-            if not _is_picture(start):
+            if not is_picture(start):
                 if _is_video(start):
                     raise InputError(f"'{path}' is a video, not a picture: run 'onnxcam video {path}'")
                 raise InputError(
@@ -136,11 +166,6 @@ def _content(path: Path) -> bytes:
         raise InputError(f"'{path}' is a folder, not a picture") from None
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror}") from None
-
-
-def _is_picture(start: bytes) -> bool:
-    known = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
-    return start.startswith(known) or (start[:4] == b"RIFF" and start[8:12] == b"WEBP")
 
 
 def _is_video(start: bytes) -> bool:

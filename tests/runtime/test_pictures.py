@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from onnxcam.errors import InputError, OutputError
-from onnxcam.runtime.pictures import read_picture, write_picture
+from onnxcam.runtime.pictures import decoded, is_picture, pixels, read_picture, write_picture
 
 BLOCKS = np.zeros((16, 24, 3), np.uint8)
 BLOCKS[:8, :8] = (0, 0, 255)  # red in the upper left corner
@@ -130,3 +130,19 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutputError):
         write_picture(tmp_path / "no" / "p.png", BLOCKS)
     assert [p.name for p in tmp_path.iterdir()] == ["ö.png"]
+
+
+def test_a_picture_that_lies_in_no_file_is_decoded_as_one_that_does(tmp_path):
+    path = save(tmp_path / "a.png", BLOCKS)
+    data = path.read_bytes()
+    np.testing.assert_array_equal(decoded(data), BLOCKS)
+    assert (is_picture(data), pixels(data)) == (True, 16 * 24)
+    for damaged, words in (
+        (data[:-20], "the upload is cut short: "),
+        (data[:20], "the upload is cut short or damaged: "),
+        (b"GET / HTTP/1.1", "the upload is no picture that can be read: "),
+        (b"", "the upload is no picture that can be read: "),
+    ):
+        with pytest.raises(InputError, match=f"^{words}"):
+            decoded(damaged, "the upload")
+    assert not is_picture(b"GET / HTTP/1.1")
