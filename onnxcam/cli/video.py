@@ -33,7 +33,7 @@ _STRETCHES = 20  # as many as a screen shows
 
 
 @click.command()
-@click.argument("video_path", metavar="INPUT", type=click.Path(path_type=Path))
+@click.argument("source", metavar="INPUT")
 @model_option
 @click.option(
     "-o",
@@ -59,7 +59,7 @@ _STRETCHES = 20  # as many as a screen shows
 @provider_option
 @json_option
 def video(
-    video_path: Path,
+    source: str,
     model: Path | None,
     output: Path | None,
     class_index: tuple[int | str, ...],
@@ -89,6 +89,7 @@ def video(
 ) -> None:
     """Explain every frame of the video INPUT, and write it with its sound as H.264 that plays anywhere.
 
+    INPUT is a file, a folder of pictures or a pattern of their names, or a stream's address.
     Ctrl-C ends the work early and keeps what was done. Of a damaged file, all that can be read is explained.
 
     \b
@@ -97,20 +98,25 @@ def video(
       onnxcam video input.mp4 --class 'tabby' --layout side-by-side
       onnxcam video input.mp4 -m resnet50.cam.onnx -o explained.mkv --every 3
       onnxcam video input.mp4 --json > frames.jsonl
+      onnxcam video 'img_%04d.png'                           -> img_cam.mp4
+      onnxcam video rtsp://camera/stream                     -> camera_cam.mp4
     """
     from onnxcam.cli.progress import frame_progress
     from onnxcam.runtime import load
     from onnxcam.runtime.calm import Calm
+    from onnxcam.runtime.opening import default_output
     from onnxcam.runtime.perturbation import Perturbation
     from onnxcam.runtime.pipeline import explain_video
     from onnxcam.runtime.sinks import check_output
+    from onnxcam.runtime.streams import is_address, masked
 
-    output = output or video_path.parent / f"{video_path.stem}_cam.mp4"
-    check_output(output, source=video_path, overwrite=overwrite)
+    output = output or default_output(source)
+    check_output(output, source=source if Path(source).is_file() else None, overwrite=overwrite)
+    name = masked(source) if is_address(source) else source
     frames: list[ExplainedFrame] = []
     with (
         load(model, providers=providers or None, resize=resize, spinning=False) as cam_model,
-        frame_progress(video_path.name) as (start, advance),
+        frame_progress(Path(name).name) as (start, advance),
     ):
 
         def on_start(info: VideoInfo) -> None:
@@ -126,7 +132,7 @@ def video(
         classes = chosen_classes(class_index, cam_model.explained)
         summary = explain_video(
             cam_model,
-            video_path,
+            source,
             output,
             class_index=classes[0] if isinstance(classes, list) and len(classes) == 1 else classes,
             against=against,
@@ -150,7 +156,7 @@ def video(
         for line in _report(summary, frames):
             click.echo(line)
     if summary.problem:
-        click.echo(f"Warning: '{video_path}': {summary.problem}", err=True)
+        click.echo(f"Warning: '{name}': {summary.problem}", err=True)
     if summary.interrupted:
         kept = f"'{output}' holds the {summary.frames} frames up to there" if summary.frames else "nothing is written"
         click.echo(f"Interrupted: {kept}", err=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 __all__ = ["ExplainedFrame", "VideoSummary", "ahead", "explain_video"]
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -30,11 +31,12 @@ from onnxcam.errors import InputError
 from onnxcam.runtime.artist import Artist, DrawnFrame, Look
 from onnxcam.runtime.calm import DEFAULT_CALM, Calm
 from onnxcam.runtime.choices import ClassChoice
+from onnxcam.runtime.opening import open_source
 from onnxcam.runtime.perturbation import Perturbation
 from onnxcam.runtime.preprocess import Prepared
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.sinks import VideoSink, check_output
-from onnxcam.runtime.sources import Frame, VideoInfo, VideoSource
+from onnxcam.runtime.sources import Frame, VideoInfo
 from onnxcam.runtime.style import DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, Layout
 
 S = TypeVar("S")
@@ -100,6 +102,8 @@ def explain_video(
 ) -> VideoSummary:
     """Write to ``output`` the video ``source`` with every frame explained, its time stamps and sound kept.
 
+    source: a file, a folder of pictures or a pattern of their names, or the address of a stream, which is written as
+        long as it lasts.
     class_index: what to explain in each frame; by default that frame's top class. Of a model that explains K classes at
         once, the first of K, or one alone, is shown.
     against, method, layer, perturbation, augment, box_index, box_threshold, reference: see
@@ -130,13 +134,14 @@ def explain_video(
     }
     model.check(**choice)
     choice["inputs"] = model.asked(box_index=box_index, box_threshold=box_threshold, reference=reference)
-    check_output(Path(output), source=source, overwrite=overwrite)
+    file = source if Path(source).is_file() else None
+    check_output(Path(output), source=file, overwrite=overwrite)
     started = time.monotonic()
     look = Look(choice=choice, style={"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
     artist = Artist(model, lambda: look, calm)
     with (
-        VideoSource(source) as video,
-        VideoSink(output, video.info, sound_from=source, overwrite=overwrite) as sink,
+        open_source(os.fspath(source)) as video,
+        VideoSink(output, video.info, sound_from=file, overwrite=overwrite) as sink,
     ):
         if on_start:
             on_start(video.info)

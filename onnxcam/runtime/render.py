@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -167,18 +167,18 @@ def side_by_side(picture: Picture, other: Picture) -> Picture:
     return cv2.hconcat([picture, other])
 
 
-def caption(image: Picture, lines: Sequence[str]) -> Picture:
-    """A copy of ``image`` (uint8 BGR) with ``lines`` in its upper left corner, white on a darkened box.
+def caption(image: Picture, lines: Sequence[str], *, corner: Literal["left", "right"] = "left") -> Picture:
+    """A copy of ``image`` (uint8 BGR) with ``lines`` in that upper corner, white on a darkened box.
 
     The letters grow with the picture. A line that does not fit ends in ``...``, and one of which nothing fits is left
     out. OpenCV's font is ASCII: accents are dropped, other letters become ``?``.
     """
     copy: Picture = image.copy()
-    _write(copy, lines)
+    _write(copy, lines, corner)
     return copy
 
 
-def _write(image: Picture, lines: Sequence[str]) -> None:
+def _write(image: Picture, lines: Sequence[str], corner: str = "left") -> None:
     """`caption` on ``image`` itself."""
     height, width = image.shape[:2]
     pen = _Pen.of(image, _CAPTION_SHARE)
@@ -187,11 +187,12 @@ def _write(image: Picture, lines: Sequence[str]) -> None:
     fitting = [line for line in fitting if line][: height // step]
     if not fitting:
         return
-    right = 2 * pen.margin + max(map(pen.width, fitting))
-    box = image[: min(len(fitting) * step + pen.margin, height), : min(right, width)]
+    across = min(2 * pen.margin + max(map(pen.width, fitting)), width)
+    left = width - across if corner == "right" else 0
+    box = image[: min(len(fitting) * step + pen.margin, height), left : left + across]
     np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
     for number, line in enumerate(fitting):
-        pen.write(image, line, pen.margin, pen.margin + pen.capital + number * step)
+        pen.write(image, line, left + pen.margin, pen.margin + pen.capital + number * step)
 
 
 @dataclass(frozen=True, slots=True)

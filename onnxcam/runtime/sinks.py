@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,8 @@ class VideoSink:
     frames, duration: what was written so far, in frames and seconds.
     info: of the source: its time base, rate and pixel aspect are kept, and with it every frame's own time.
     sound_from: a media file whose sound is carried along, packet by packet.
+    recording: what is written can be played at any time, but for the last two seconds, even if the program is killed
+        or the power fails; until it is whole it is called ``NAME.recording.mp4``.
 
     The picture is BT.709 4:2:0, tagged so; odd sizes get one more row or column, a repeat of the last. Until it is
     whole the file has a hidden name in the same folder. Leaving the ``with`` block by an exception removes it.
@@ -56,6 +59,7 @@ class VideoSink:
         *,
         sound_from: str | PathLike[str] | None = None,
         overwrite: bool = False,
+        recording: bool = False,
     ) -> None:
         self.path = Path(path)
         self.frames = 0
@@ -66,10 +70,15 @@ class VideoSink:
         self._sound: _Sound | None = None
         source = Path(sound_from) if sound_from is not None and info.has_audio else None
         check_output(self.path, source=sound_from, overwrite=overwrite)
-        self._temporary = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self._recording = recording
+        hidden = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self._temporary = _unused_name(self.path) if recording else hidden
         kind = SUFFIXES[self.path.suffix.casefold()]
         ticks = str(info.time_base.denominator)  # by default a late first frame is placed to the millisecond
-        options = {} if kind == "matroska" else {"movflags": "+faststart", "movie_timescale": ticks}
+        flags = "+frag_keyframe+empty_moov+default_base_moof" if recording else "+faststart"
+        options = {} if kind == "matroska" else {"movflags": flags, "movie_timescale": ticks}
+        if recording:
+            options["flush_packets"] = "1"
         with self._writing():
             self._temporary.touch()  # PyAV opens it with the first packet: too late to learn that it cannot be
             self._container: OutputContainer = av.open(os.fspath(self._temporary), "w", format=kind, options=options)
@@ -149,6 +158,8 @@ class VideoSink:
         stream = self._container.add_stream("libx264", rate=self._info.average_rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "20", "preset": "veryfast"}
+        if self._recording:
+            stream.options |= {"g": str(round(2 * self._info.average_rate)), "tune": "zerolatency"}
         stream.thread_type = "FRAME"
         context = stream.codec_context
         context.time_base = stream.time_base = self._info.time_base
@@ -251,6 +262,15 @@ class _Sound:
             if frame.pts is not None and frame.time_base is not None:
                 frame.pts -= round(self._origin / frame.time_base)
             self._output.mux(target.encode(frame))
+
+
+def _unused_name(path: Path) -> Path:
+    """``NAME.recording.mp4``, or with a number where an earlier recording was cut off."""
+    for number in count(1):
+        name = path.with_name(f"{path.stem}.recording{f'-{number}' if number > 1 else ''}{path.suffix}")
+        if not name.exists():
+            return name
+    raise AssertionError("numbers do not end")
 
 
 def check_output(path: Path, *, source: str | PathLike[str] | None, overwrite: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["INTERPOLATION", "Frame", "VideoInfo", "VideoSource", "open_media"]
+__all__ = ["FORMATS", "INTERPOLATION", "Frame", "Source", "VideoInfo", "VideoSource", "open_media"]
 
 import errno
 from collections.abc import Generator, Iterator
@@ -12,7 +12,7 @@ from itertools import chain
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import cv2
@@ -38,7 +38,7 @@ _DEFAULT_RATE = Fraction(25)  # FFmpeg's own, for files that do not say
 _HD = 720  # rows from which a video that does not name its YUV matrix is taken to mean BT.709, as players do
 _UNCERTAINTY = 0.5  # seconds by which the duration may differ of a video that does not count its frames
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
-_FORMATS = (
+FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,ivf,h264,hevc,m4v,mjpeg,mxf,dv,nut,rm,wtv,yuv4mpegpipe"
 )
 """FFmpeg's readers that are used. Of the others some follow lists of files and addresses (HLS waits for ever for a list
@@ -90,6 +90,28 @@ class Frame:
         return float(self.pts * self.time_base)
 
 
+class Source(Protocol):
+    """Frames to be iterated over once; a context manager.
+
+    info: what is known of them before. problem: once the iteration is over, what is missing, or None.
+    """
+
+    info: VideoInfo
+    problem: str | None
+
+    def __enter__(self) -> Source: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __iter__(self) -> Generator[Frame, None, None]: ...
+
+    def close(self) -> None:
+        """Give device, file or connection back. May be called twice."""
+        ...
+
+
 class VideoSource:
     """The frames of the video file at ``path``; a context manager, to be iterated over once.
 
@@ -110,7 +132,8 @@ class VideoSource:
         self.path = Path(path)
         self.problem: str | None = None
         self._damaged = 0
-        self._container = open_media(self.path)
+        self._lost: str | None = None
+        self._container = self._open()
         try:
             self._stream = self._video_stream()
             self._stream.thread_type = "SLICE"  # with frame threads, a damaged last frame takes those in work with it
@@ -150,6 +173,9 @@ class VideoSource:
         if last:
             self.problem = self._missing(last, step)
 
+    def _open(self) -> InputContainer:
+        return open_media(self.path)
+
     def _video_stream(self) -> VideoStream:
         if self._container.format.name in _PICTURES.split(","):
             raise InputError(f"'{self.path}' is a picture, not a video: run 'onnxcam image {self.path}'")
@@ -186,8 +212,9 @@ class VideoSource:
         try:
             for packet in self._container.demux(self._stream):
                 yield from self._frames_of(packet)
-        except av.FFmpegError:  # the demuxer is lost; what the decoder still holds is good
+        except av.FFmpegError as error:  # the demuxer is lost; what the decoder still holds is good
             self._damaged += 1
+            self._lost = error.strerror or str(error)
             yield from self._frames_of(None)
 
     def _frames_of(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
@@ -237,7 +264,7 @@ def open_media(path: Path) -> InputContainer:
             raise InputError(f"'{path}' is empty: copy or download it again")
         if not path.is_file():
             raise InputError(f"'{path}' is not a file: a video is read from a file")
-        options = {"protocol_whitelist": "file", "format_whitelist": f"{_FORMATS},{_PICTURES}"}
+        options = {"protocol_whitelist": "file", "format_whitelist": f"{FORMATS},{_PICTURES}"}
         return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'") from None

@@ -101,7 +101,7 @@ def test_many_stretches_are_cut_to_the_longest(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["missing.mp4"], "there is no file 'missing.mp4'"),
-        (["."], "is a folder, not a video"),
+        (["empty"], "there is no picture in 'empty'"),
         (["colors.cam.onnx"], "is not a video"),
         (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "is the input itself"),
         (["clip.mp4", "-o", "no/out.mp4"], "there is no folder 'no'"),
@@ -111,6 +111,7 @@ def test_many_stretches_are_cut_to_the_longest(folder: Path) -> None:
     ],
 )
 def test_errors_are_one_sentence(folder: Path, arguments: list[str], message: str) -> None:
+    (folder / "empty").mkdir()
     before = sorted(folder.iterdir())
     result = call(*arguments, "-m", "colors.cam.onnx")
     assert result.exit_code == 1

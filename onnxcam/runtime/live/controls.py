@@ -20,7 +20,8 @@ class Settings:
     """One state of everything that can be set.
 
     class_choice: an index, a rank where negative (-1 the likeliest), or a label.
-    method: by name. alpha: 0-1. paused: whether the picture stands still.
+    method: by name. alpha: 0-1. caption: whether class and probability are written on the picture; figures: whether
+    frames per second and the frame's age are. paused: whether the picture stands still.
     """
 
     class_choice: ClassChoice = -1
@@ -29,6 +30,7 @@ class Settings:
     alpha: float = DEFAULT_ALPHA
     colormap: str = DEFAULT_COLORMAP
     caption: bool = True
+    figures: bool = False
     paused: bool = False
 
 

@@ -27,6 +27,7 @@ _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "alpha": ((int, float), "a number from 0 to 1"),
     "colormap": ((str,), "a name"),
     "caption": ((bool,), "true or false"),
+    "figures": ((bool,), "true or false"),
     "paused": ((bool,), "true or false"),
 }
 

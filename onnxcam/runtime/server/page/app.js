@@ -136,6 +136,7 @@ function showSettings(settings) {
   $("colormap").value = settings.colormap;
   $("ramp").style.background = `linear-gradient(90deg, ${choices.colormaps[settings.colormap].join(", ")})`;
   $("caption").checked = settings.caption;
+  $("figures").checked = settings.figures;
   for (const radio of $("layouts").querySelectorAll("input")) radio.checked = radio.value === settings.layout;
   const choice = settings.class_choice;
   const rank = typeof choice === "number" && choice < 0 ? String(choice) : "lock";
@@ -225,6 +226,7 @@ function offer() {
 $("alpha").addEventListener("input", ({ target }) => set({ alpha: Number(target.value) }));
 for (const name of ["method", "colormap"]) $(name).addEventListener("change", ({ target }) => set({ [name]: target.value }));
 $("caption").addEventListener("change", ({ target }) => set({ caption: target.checked }));
+$("figures").addEventListener("change", ({ target }) => set({ figures: target.checked }));
 $("layouts").addEventListener("change", ({ target }) => set({ layout: target.value }));
 $("ranks").addEventListener("change", ({ target }) => {
   const now = state?.class_index ?? 0;

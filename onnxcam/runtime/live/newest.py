@@ -1,0 +1,177 @@
+"""The newest frame of a camera, however slow whoever takes it is; and the camera opened again when it is lost."""
+
+from __future__ import annotations
+
+__all__ = ["Grabbed", "Grabber", "Tell"]
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from threading import Condition, Event, Thread
+from types import TracebackType
+from typing import TypeAlias
+
+from onnxcam.errors import InputError
+from onnxcam.runtime.sources import Frame, Source
+
+Tell: TypeAlias = Callable[..., None]
+"""Called with an event's name and what there is to say of it, for a log."""
+
+_TICKS = 1000  # time stamps to the millisecond
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before a source is opened again, doubled each time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grabbed:
+    """A frame, timed from the start of the grabbing, and `time.monotonic` when it was taken."""
+
+    frame: Frame
+    taken: float
+
+
+class Grabber:
+    """Reads a source in a thread of its own and keeps its newest frame; a context manager.
+
+    opener: opens the source, now and whenever it was lost.
+    paced: its frames come at their own times, as those of a file do that plays the camera.
+    every: none may be missed: the next is read when the last was taken. Otherwise an older one makes way.
+    again: what happens at the end: the source is opened again, at once if it is ``paced`` (a loop), and after a pause
+        that doubles from 0.5 to 30 s if it was lost.
+    stall_after: seconds without a frame after which the source counts as lost, even if reading never returns.
+    tell: is told ``running``, ``lost`` (with the reason and the pause) and ``ended``.
+
+    seen, dropped: how many frames came, and how many of them nobody took.
+    trouble: a sentence while the source is lost, or None.
+
+    Raises `InputError` if the source cannot be opened the first time.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[], Source],
+        *,
+        paced: bool = False,
+        every: bool = False,
+        again: bool = True,
+        stall_after: float = 10.0,
+        tell: Tell = lambda event, **facts: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.seen = self.dropped = 0
+        self.trouble: str | None = None
+        self.ended = False
+        self._opener, self._paced, self._every, self._again = opener, paced, every, again
+        self._stall_after, self._tell, self._clock = stall_after, tell, clock
+        self._changed = Condition()
+        self._closed = Event()
+        self._newest: Grabbed | None = None
+        self._reader = 0  # the number of the thread that counts: one that hangs is left behind
+        self._pause = _FIRST_PAUSE
+        self._started = self._begun = self._last = clock()
+        self.info = (source := opener()).info
+        self._thread = self._start(source)
+
+    def __enter__(self) -> Grabber:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the reading. A thread that hangs in a device is left to itself. May be called twice."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(timeout=2.0)
+
+    def next(self, timeout: float) -> Grabbed | None:
+        """The newest frame that was not taken yet, waiting for it so many seconds; None if there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest or self.ended or self._closed.is_set(), timeout)
+            grabbed, self._newest = self._newest, None
+            self._changed.notify_all()
+        if grabbed is None:
+            self._watch()
+        return grabbed
+
+    def _watch(self) -> None:
+        """Leave a thread behind that gives nothing, and start another."""
+        silent = self._clock() - self._last
+        if self.ended or self.trouble or self._closed.is_set() or silent <= self._stall_after or not self._again:
+            return
+        self._reader += 1
+        self._lose(f"nothing came for {self._stall_after:g} s")
+        self._thread = self._start(None)
+
+    def _start(self, source: Source | None) -> Thread:
+        thread = Thread(target=self._read, args=(self._reader, source), name="onnxcam-source", daemon=True)
+        thread.start()
+        return thread
+
+    def _read(self, reader: int, source: Source | None) -> None:
+        while not self._over(reader):
+            reason = "it could not be opened"
+            try:
+                if source is None:
+                    if self.trouble and self._closed.wait(self._paused()):
+                        return
+                    source = self._opener()
+                with source:
+                    for frame in source:
+                        if self._over(reader):
+                            return
+                        self._give(frame)
+                    reason = source.problem or "it ended"
+            except InputError as error:
+                reason = str(error)
+            except Exception as error:  # noqa: BLE001 a device may fail in ways of its own, and comes back
+                reason = f"{type(error).__name__}: {error}"
+            source = None
+            if self._over(reader):
+                return
+            if not self._again:
+                self._end(reason)
+                return
+            if self._paced:
+                self._begun = self._clock()
+            else:
+                self._lose(reason)
+
+    def _over(self, reader: int) -> bool:
+        return self._closed.is_set() or reader != self._reader
+
+    def _paused(self) -> float:
+        pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        return pause
+
+    def _give(self, frame: Frame) -> None:
+        if self._paced:
+            self._closed.wait(max(self._begun + frame.time - self._clock(), 0.0))
+        now = self._clock()
+        if self.trouble:
+            self.trouble = None
+            self._tell("running")
+        self._last, self._pause = now, _FIRST_PAUSE
+        pts = round((now - self._started) * _TICKS)
+        timed = replace(frame, index=self.seen, pts=pts, duration=0, time_base=Fraction(1, _TICKS))
+        with self._changed:
+            if self._every:
+                self._changed.wait_for(lambda: self._newest is None or self._closed.is_set())
+            self.seen += 1
+            self.dropped += self._newest is not None
+            self._newest = Grabbed(timed, now)
+            self._changed.notify_all()
+
+    def _lose(self, reason: str) -> None:
+        self.trouble = reason
+        self._tell("lost", reason=reason, pause=self._pause)
+
+    def _end(self, reason: str) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is None or self._closed.is_set())
+            self.ended = True
+            self._changed.notify_all()
+        self._tell("ended", reason=reason)

@@ -1,0 +1,126 @@
+"""What is shown, recorded as a video while it goes on."""
+
+from __future__ import annotations
+
+__all__ = ["Recorder", "recording_path"]
+
+import time
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Thread
+from types import TracebackType
+
+import cv2
+
+from onnxcam.errors import OnnxCamError
+from onnxcam.runtime.live.frames import LiveFrame
+from onnxcam.runtime.live.newest import Tell
+from onnxcam.runtime.sinks import VideoSink
+from onnxcam.runtime.sources import Frame, VideoInfo
+
+_DEPTH = 4  # frames that wait for the encoder
+_TICKS = 1000  # time stamps to the millisecond
+
+
+class Recorder:
+    """Writes `LiveFrame`s to the video ``path`` in a thread of its own; a context manager.
+
+    rate: about how many frames come each second. wait: whether whoever gives frames waits for the encoder, where none
+        may be missed; otherwise those that it has no time for are left out, and counted as ``missed``.
+    tell: is told ``recording``, ``recorded``, and ``recording failed`` with the reason: the disk may fill, and what is
+        seen goes on. ``trouble`` is then that reason.
+
+    The file can be played up to its last two seconds whatever happens (see `VideoSink`). Frames of another size than
+    the first are brought to it. Raises `OutputError` if ``path`` must not be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rate: Fraction,
+        overwrite: bool = False,
+        wait: bool = False,
+        tell: Tell = lambda event, **facts: None,
+    ) -> None:
+        info = VideoInfo(
+            width=0,
+            height=0,
+            average_rate=rate,
+            time_base=Fraction(1, _TICKS),
+            frames=None,
+            duration=None,
+            has_audio=False,
+        )
+        self.path = path
+        self.missed = 0
+        self.trouble: str | None = None
+        self._wait, self._tell = wait, tell
+        self._sink = VideoSink(path, info, overwrite=overwrite, recording=True)
+        self._queue: Queue[LiveFrame | None] = Queue(_DEPTH)
+        self._begun: float | None = None
+        self._size: tuple[int, int] | None = None
+        self._thread: Thread | None = Thread(target=self._run, name="onnxcam-recording", daemon=True)
+        self._thread.start()
+        tell("recording", file=str(path))
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(self, frame: LiveFrame) -> None:
+        """Record ``frame``."""
+        if self.trouble:
+            return
+        try:
+            self._queue.put(frame, block=self._wait, timeout=None)
+        except Full:
+            self.missed += 1
+
+    def close(self) -> None:
+        """Make the recording whole and give it its name. May be called twice."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._queue.put(None)
+        thread.join()
+        if self.trouble is None:
+            self._tell("recorded", file=str(self.path), frames=self._sink.frames, seconds=round(self._sink.duration, 3))
+
+    def _run(self) -> None:
+        try:
+            with self._sink as sink:
+                while (frame := self._queue.get()) is not None:
+                    sink.write(self._frame(frame))
+        except OnnxCamError as error:
+            self.trouble = str(error)
+            self._tell("recording failed", reason=self.trouble)
+            self._drain()
+
+    def _drain(self) -> None:
+        """Let nobody wait for an encoder that is gone."""
+        while True:
+            with suppress(Empty):
+                if self._queue.get(timeout=1.0) is None:
+                    return
+
+    def _frame(self, live: LiveFrame) -> Frame:
+        self._begun = live.taken if self._begun is None else self._begun
+        picture = live.drawn
+        height, width = picture.shape[:2]
+        self._size = self._size or (width, height)
+        if (width, height) != self._size:
+            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+        pts = round((live.taken - self._begun) * _TICKS)
+        return Frame(live.number, pts, 0, Fraction(1, _TICKS), picture)
+
+
+def recording_path(text: str) -> Path:
+    """The file that ``text`` names; ``%Y-%m-%d_%H%M%S`` and the like stand for the time now, as in `time.strftime`."""
+    return Path(time.strftime(text)) if "%" in text else Path(text)

@@ -1,0 +1,58 @@
+"""The source that a text names: a camera, a stream, a folder, numbered pictures or a file."""
+
+from __future__ import annotations
+
+__all__ = ["CameraOptions", "default_output", "is_live", "open_source"]
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from onnxcam.runtime.sequences import PictureSequence, is_pattern
+from onnxcam.runtime.sources import Source, VideoSource
+from onnxcam.runtime.streams import StreamSource, is_address, masked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraOptions:
+    """What is asked of a camera, as `CameraSource` takes it, and for how many seconds a stream may give nothing."""
+
+    size: tuple[int, int] | None = None
+    rate: float | None = None
+    pixel_format: str | None = None
+    stall_after: float = 10.0
+
+
+def is_live(text: str) -> bool:
+    """Whether ``text`` names a camera or a stream, whose frames do not wait."""
+    return text.isdecimal() or text.startswith("/dev/") or is_address(text)
+
+
+def open_source(text: str, options: CameraOptions | None = None) -> Source:
+    """The source named ``text``: a number or ``/dev/…`` is a camera, ``scheme://…`` a stream, and the rest a folder of
+    pictures, a pattern of their names, or a video file. Raises `InputError`."""
+    options = options or CameraOptions()
+    if is_address(text):
+        return StreamSource(text, stall_after=options.stall_after)
+    if is_live(text):
+        from onnxcam.runtime.cameras import CameraSource
+
+        device = int(text) if text.isdecimal() else text
+        return CameraSource(device, size=options.size, rate=options.rate, pixel_format=options.pixel_format)
+    if Path(text).is_dir() or (is_pattern(Path(text).name) and not Path(text).exists()):
+        return PictureSequence(text, rate=options.rate or 25)
+    return VideoSource(text)
+
+
+def default_output(text: str) -> Path:
+    """Where the explained video of the source ``text`` goes: beside a file, and here for what lies in no folder."""
+    if is_address(text):
+        return Path(f"{urlsplit(masked(text)).hostname or 'stream'}_cam.mp4")
+    if is_live(text):
+        return Path(f"camera{text.rpartition('/')[2]}_cam.mp4")
+    path = Path(text)
+    if path.is_dir():
+        path = path.resolve()
+        return path.parent / f"{path.name}_cam.mp4"
+    stem = "".join(letter for letter in path.stem.partition("%")[0] if letter not in "*?").rstrip("_-. ")
+    return path.parent / f"{stem or 'pictures'}_cam.mp4"

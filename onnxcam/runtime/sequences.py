@@ -1,0 +1,114 @@
+"""Pictures in a folder, or numbered ones, as the frames of a video."""
+
+from __future__ import annotations
+
+__all__ = ["PictureSequence", "is_pattern"]
+
+import re
+from collections.abc import Generator
+from fractions import Fraction
+from os import PathLike, fspath
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+
+from onnxcam.errors import InputError
+from onnxcam.runtime.pictures import SUFFIXES, read_picture
+from onnxcam.runtime.preprocess import Picture, as_bgr
+from onnxcam.runtime.sources import Frame, VideoInfo
+
+_NUMBER = re.compile(r"%0?\d*d")
+_DIGITS = re.compile(r"(\d+)")
+
+
+def is_pattern(text: str) -> bool:
+    """Whether ``text`` stands for numbered pictures, as ``img_%04d.png`` does, or for several, as ``*.jpg``."""
+    return bool(_NUMBER.search(text)) or any(letter in text for letter in "*?")
+
+
+class PictureSequence:
+    """The pictures of the folder ``path``, or those that a pattern (``img_%04d.png``, ``*.jpg``) names, as frames.
+
+    rate: of the frames, per second. They come in the order of the numbers in their names, at the size of the first.
+    A picture that cannot be read is left out, and ``problem`` names it.
+
+    Raises `InputError` if there is no such picture, or none can be read.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, rate: Fraction | float = 25) -> None:
+        self.path = Path(path)
+        self.problem: str | None = None
+        self._rate = Fraction(rate).limit_denominator(1001)
+        self._files = sorted(_files(self.path), key=_natural)
+        if not self._files:
+            where = f"in '{path}'" if self.path.is_dir() else f"named '{path}'"
+            raise InputError(f"there is no picture {where}")
+        self._unread: list[str] = []
+        readable = (picture for picture in map(self._read, range(len(self._files))) if picture is not None)
+        first = next(readable, None)
+        if first is None:
+            raise InputError(f"no picture of '{path}' can be read: {self._unread[0]}")
+        self._height, self._width = first.shape[:2]
+        self._unread.clear()
+        self.info = VideoInfo(
+            width=self._width,
+            height=self._height,
+            average_rate=self._rate,
+            time_base=1 / self._rate,
+            frames=len(self._files),
+            duration=float(len(self._files) / self._rate),
+            has_audio=False,
+        )
+
+    def __enter__(self) -> PictureSequence:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def __iter__(self) -> Generator[Frame, None, None]:
+        count = 0
+        for number in range(len(self._files)):
+            picture: Any = self._read(number)
+            if picture is None:
+                continue
+            if picture.shape[:2] != (self._height, self._width):
+                picture = cv2.resize(picture, (self._width, self._height), interpolation=cv2.INTER_AREA)
+            yield Frame(count, number, 1, self.info.time_base, picture)
+            count += 1
+        if self._unread:
+            others = f", and {len(self._unread) - 1} others" if len(self._unread) > 1 else ""
+            self.problem = f"{self._unread[0]}{others}; {count} of {len(self._files)} pictures could be read"
+
+    def _read(self, number: int) -> Picture | None:
+        try:
+            return as_bgr(read_picture(self._files[number]))
+        except InputError as error:
+            self._unread.append(str(error))
+            return None
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [file for file in path.iterdir() if file.suffix.casefold() in SUFFIXES and file.is_file()]
+    folder, name = path.parent, path.name
+    if not folder.is_dir():
+        raise InputError(f"there is no folder '{folder}'")
+    if not _NUMBER.search(name):
+        return [file for file in folder.glob(name) if file.is_file()]
+    parts = [re.escape(part) for part in _NUMBER.split(name)]
+    named = re.compile(r"\d+".join(parts))
+    return [file for file in folder.iterdir() if named.fullmatch(file.name)]
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """A key under which ``img9`` comes before ``img10``."""
+    parts = _DIGITS.split(fspath(path.name).casefold())
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts if part]
