@@ -15,7 +15,19 @@ import click
 from onnxcam import __version__
 from onnxcam.errors import OnnxCamError, nearest_names
 
-COMMANDS = ("video", "image", "attach", "export", "layers", "inspect", "verify", "bench", "methods", "providers")
+COMMANDS = (
+    "video",
+    "image",
+    "webcam",
+    "attach",
+    "export",
+    "layers",
+    "inspect",
+    "verify",
+    "bench",
+    "methods",
+    "providers",
+)
 """In the order in which ``--help`` shows them."""
 
 
@@ -85,6 +97,7 @@ def main() -> None:
     Examples:
       onnxcam video input.mp4                      -> input_cam.mp4
       onnxcam image cat.jpg                        -> cat_cam.png
+      onnxcam webcam --serve                       -> a page with the live overlay
       onnxcam attach plain.onnx                    -> plain.cam.onnx
       onnxcam export timm:resnet18 -o r18.cam.onnx
       onnxcam image r18.cam.onnx cat.jpg

@@ -24,6 +24,7 @@ from onnxcam.cli.options import (
     render_options,
     resize_option,
 )
+from onnxcam.cli.signals import TERMINATED, terminated_as_interrupted
 
 if TYPE_CHECKING:
     from onnxcam.runtime.pipeline import ExplainedFrame, VideoSummary
@@ -115,6 +116,7 @@ def video(
     name = masked(source) if is_address(source) else source
     frames: list[ExplainedFrame] = []
     with (
+        terminated_as_interrupted() as told,
         load(model, providers=providers or None, resize=resize, spinning=False) as cam_model,
         frame_progress(Path(name).name) as (start, advance),
     ):
@@ -160,7 +162,7 @@ def video(
     if summary.interrupted:
         kept = f"'{output}' holds the {summary.frames} frames up to there" if summary.frames else "nothing is written"
         click.echo(f"Interrupted: {kept}", err=True)
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(TERMINATED if told.number else 130)
 
 
 def _json_line(frame: ExplainedFrame) -> str:

@@ -38,13 +38,15 @@ ORT_ERRORS = (
     ),
 )
 """What ONNX Runtime raises, whose own exceptions have no ancestor in common."""
+_CPU = "CPUExecutionProvider"
 _QUIET = 4  # of ONNX Runtime's severities, fatal: all else comes back as an exception
 
 
 class Engine:
     """The model file at ``path``, ready to run.
 
-    providers: those that really run it, best first.
+    providers: those that really run it, best first; the CPU alone once another has failed in a run, which is warned of
+        (`RuntimeWarning`).
     threads: for one operator; None is a thread for each core. spinning: whether they wait for work without sleeping.
     inputs, outputs: their shapes by name; an open axis is its name, or None. Inputs that may be left out are not named.
     types: of the inputs, as NumPy names them.
@@ -57,7 +59,8 @@ class Engine:
         self, path: Path, providers: str | Sequence[str] | None, *, threads: int | None = None, spinning: bool = True
     ) -> None:
         _check_file(path)
-        session = _session(path, providers, _options(threads, spinning))
+        self._options = _options(threads, spinning)
+        session = _session(path, providers, self._options)
         self.path = path
         self.providers: tuple[str, ...] = tuple(session.get_providers())
         self.inputs: dict[str, list[int | str | None]] = {x.name: x.shape for x in session.get_inputs()}
@@ -80,8 +83,21 @@ class Engine:
         try:
             values = self._running.run(list(names), dict(feed))
         except ORT_ERRORS as error:
+            if self.providers[0] != _CPU and not isinstance(error, ort_state.InvalidArgument):
+                self._fall_back(error)
+                return self.run(names, feed)
             raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
         return dict(zip(names, values, strict=True))
+
+    def _fall_back(self, error: Exception) -> None:
+        """Go on with the CPU: a device may be lost, or run out of memory, while a program is to run for weeks."""
+        warnings.warn(
+            f"{self.providers[0]} failed ({_first_line(error)}), so {_CPU} runs the model from now on",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        self._running = _start(self.path, self._options, [_CPU])
+        self.providers = (_CPU,)
 
 
 def numpy_type(onnx_type: str) -> str:
@@ -134,9 +150,9 @@ def _start(path: Path, options: ort.SessionOptions, wanted: Sequence[str]) -> or
     try:
         return ort.InferenceSession(fspath(path), options, providers=list(wanted), enable_fallback=0)
     except ORT_ERRORS:
-        if tuple(wanted) == ("CPUExecutionProvider",):
+        if tuple(wanted) == (_CPU,):
             raise
-        return ort.InferenceSession(fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return ort.InferenceSession(fspath(path), options, providers=[_CPU], enable_fallback=0)
 
 
 def _first_line(error: Exception) -> str:

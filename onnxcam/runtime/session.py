@@ -81,7 +81,6 @@ class CamModel:
     path: the file. info: its metadata. labels, classes: of the model's answer.
     explained: how many classes of each picture are explained in one run.
     methods, layers: the names by which its maps are chosen.
-    providers: the execution providers that really run it, best first.
     preprocess: how pictures become its input; None if neither artifact nor caller said so.
 
     `explain` does everything at once. `prepare` (any thread) and `run` (one batch, one pass) are its two halves, for a
@@ -101,7 +100,6 @@ class CamModel:
         self.path = shipped_model() if path is None else Path(path)
         self._engine = engine = Engine(self.path, providers, threads=threads, spinning=spinning)
         self.info = _info(engine)
-        self.providers = engine.providers
         self.preprocess = preprocess or self.info.preprocess
         if resize and self.preprocess:
             self.preprocess = replace(self.preprocess, resize=resize)
@@ -136,6 +134,11 @@ class CamModel:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that really run it, best first."""
+        return self._engine.providers
 
     def close(self) -> None:
         """Give session and device memory back. May be called twice."""

@@ -124,7 +124,7 @@ class Grabber:
                         if self._over(reader):
                             return
                         self._give(frame)
-                    reason = source.problem or "it ended"
+                    reason = source.problem or ""
             except InputError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 a device may fail in ways of its own, and comes back
@@ -138,7 +138,7 @@ class Grabber:
             if self._paced:
                 self._begun = self._clock()
             else:
-                self._lose(reason)
+                self._lose(reason or "no more frames came")
 
     def _over(self, reader: int) -> bool:
         return self._closed.is_set() or reader != self._reader
@@ -174,4 +174,4 @@ class Grabber:
             self._changed.wait_for(lambda: self._newest is None or self._closed.is_set())
             self.ended = True
             self._changed.notify_all()
-        self._tell("ended", reason=reason)
+        self._tell("ended", **({"reason": reason} if reason else {}))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["Recorder", "recording_path"]
+__all__ = ["Recorder", "Tape", "recording_path"]
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from onnxcam.runtime.live.newest import Tell
 from onnxcam.runtime.sinks import VideoSink
 from onnxcam.runtime.sources import Frame, VideoInfo
 
+_NAME = "onnxcam_%Y%m%d_%H%M%S.mp4"  # of a recording that nobody named
 _DEPTH = 4  # frames that wait for the encoder
 _TICKS = 1000  # time stamps to the millisecond
 
@@ -124,3 +126,49 @@ class Recorder:
 def recording_path(text: str) -> Path:
     """The file that ``text`` names; ``%Y-%m-%d_%H%M%S`` and the like stand for the time now, as in `time.strftime`."""
     return Path(time.strftime(text)) if "%" in text else Path(text)
+
+
+class Tape:
+    """A recording that is started and ended while frames come; a context manager.
+
+    start: makes the `Recorder` of the file that a text names. trouble: why one of them failed, or None.
+    """
+
+    def __init__(self, start: Callable[[str], Recorder]) -> None:
+        self._start = start
+        self._recorder: Recorder | None = None
+        self.trouble: str | None = None
+
+    def __enter__(self) -> Tape:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def publish(self, frame: LiveFrame) -> None:
+        """Record ``frame``, if a recording is on."""
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.publish(frame)
+
+    def start(self, text: str) -> None:
+        """Begin to record into the file that ``text`` names. Raises `OutputError`."""
+        self._recorder = self._start(text)
+
+    def switch(self) -> str:
+        """Begin, or end, and say so."""
+        if self._recorder is None:
+            self.start(_NAME)
+            return "recording"
+        name = self._recorder.path.name
+        self.close()
+        return self.trouble or f"recorded {name}"
+
+    def close(self) -> None:
+        """End the recording, if there is one, and make it whole."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close()
+            self.trouble = recorder.trouble or self.trouble

@@ -6,7 +6,6 @@ __all__ = ["Window", "screen_problem", "with_help"]
 
 import os
 import sys
-from types import TracebackType
 
 import cv2
 
@@ -26,7 +25,7 @@ def screen_problem() -> str | None:
 
 
 class Window:
-    """A window that keeps the picture's proportions; a context manager. To be used in the main thread alone.
+    """A window that keeps the picture's proportions. To be used in the main thread alone.
 
     Raises `OutputError` where there is no screen: trying would end the program.
     """
@@ -36,34 +35,34 @@ class Window:
         if problem:
             raise OutputError(f"{problem}: look at the live picture in a browser with 'onnxcam webcam --serve'")
         self._title = title
-        self._sized = False
+        self._shape: tuple[int, ...] = ()
         os.environ.setdefault("QT_LOGGING_RULES", "*=false")  # it misses fonts that are not used
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
 
-    def __enter__(self) -> Window:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Take it from the screen."""
         cv2.destroyAllWindows()
 
     @property
     def closed(self) -> bool:
         """Whether it was closed by hand."""
         try:
-            return self._sized and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+            return bool(self._shape) and cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
         except cv2.error:
             return True
 
     def show(self, picture: Picture) -> None:
-        """Show ``picture`` (uint8 BGR); the first one gives the window its size, as far as a screen has room."""
+        """Show ``picture`` (uint8 BGR); the window takes its proportions, anew where they change."""
         cv2.imshow(self._title, picture)
-        if not self._sized:
+        if picture.shape != self._shape:
+            self._shape = picture.shape
             height, width = picture.shape[:2]
-            share = min(1.0, 1280 / width, 800 / height)
+            share = min(1280 / width, 720 / height)
             cv2.resizeWindow(self._title, round(width * share), round(height * share))
-            self._sized = True
+
+    def say(self, text: str) -> None:
+        """Say something in the title."""
+        cv2.setWindowTitle(self._title, f"{self._title} - {text}")
 
     def key(self, milliseconds: int) -> str:
         """The key that was pressed within so many milliseconds, or nothing."""
@@ -72,6 +71,5 @@ class Window:
 
 
 def with_help(picture: Picture) -> Picture:
-    """``picture`` with the list of keys on it."""
-    width = max(len(keys) for keys, _ in HELP)
-    return caption(picture, [f"{keys:<{width}}   {what}" for keys, what in HELP])
+    """``picture``, darkened, under the list of keys."""
+    return caption(cv2.convertScaleAbs(picture, alpha=0.25), [f"{keys}:  {what}" for keys, what in HELP])

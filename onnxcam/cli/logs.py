@@ -1,0 +1,44 @@
+"""What happens, one line each, on stderr."""
+
+from __future__ import annotations
+
+__all__ = ["Log", "log_option"]
+
+import json
+import sys
+from datetime import datetime, timezone
+from threading import Lock
+from typing import Any
+
+import click
+
+log_option = click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of what is told on stderr, a line each.",
+)
+
+
+class Log:
+    """Tells events from any thread: ``10:15:00 lost: no route to host, pause 0.5``, or as a JSON object."""
+
+    def __init__(self, form: str) -> None:
+        self._json = form == "json"
+        self._lock = Lock()
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        """Tell ``event`` and what there is to say of it."""
+        now = datetime.now(timezone.utc)
+        if self._json:
+            line = json.dumps({"time": now.isoformat(timespec="milliseconds"), "event": event, **facts}, default=str)
+        else:
+            said = ", ".join(str(facts[name]) if name in _PLAIN else f"{name} {facts[name]}" for name in facts)
+            line = f"{now.astimezone():%H:%M:%S} {event}{': ' if said else ''}{said}"
+        with self._lock:
+            print(line.replace("\n", " "), file=sys.stderr, flush=True)
+
+
+_PLAIN = {"reason", "file", "address", "text"}
+"""Facts that speak for themselves."""
