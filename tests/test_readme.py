@@ -34,7 +34,9 @@ COMMANDS = [
 ]
 OURS = [words[1:] for words in COMMANDS if words[0] == "onnxcam"]
 FOREIGN = [words for words in OURS if any(word.startswith(("timm:", "torchvision:")) for word in words)]
-LOCAL = [words for words in OURS if words not in FOREIGN]
+LIVE = [words for words in OURS if words[0] == "webcam"]
+LOCAL = [words for words in OURS if words not in FOREIGN + LIVE]
+QUICKLY = {"bench": ["--rounds", "2", "--seconds", "0.02"]}
 WRITES = {
     "image cat.jpg": ["cat_cam.png"],
     "image photos/ -o out/ --top 3": ["out"],
@@ -106,7 +108,7 @@ def test_two_commands_are_all_a_fresh_machine_needs() -> None:
 def test_every_command_is_tested() -> None:
     assert {words[0] for words in COMMANDS} == {"onnxcam", "pip"}
     assert {tuple(words) for words in OURS} >= {tuple(shlex.split(line)) for line in WRITES}
-    assert (len(LOCAL), len(FOREIGN)) == (17, 4)
+    assert (len(LOCAL), len(FOREIGN), len(LIVE)) == (18, 4, 4)
 
 
 def test_the_number_of_methods_is_right() -> None:
@@ -115,18 +117,25 @@ def test_the_number_of_methods_is_right() -> None:
 
 @pytest.mark.parametrize("words", LOCAL, ids=" ".join)
 def test_a_command_runs(words: list[str], folder: Path) -> None:
-    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    result = CliRunner().invoke(main, words + QUICKLY.get(words[0], []), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     for name in WRITES.get(" ".join(words), []):
         written = folder / name
         assert list(written.iterdir()) if written.is_dir() else written.stat().st_size > 0
 
 
-@pytest.mark.parametrize("words", FOREIGN, ids=" ".join)
-def test_a_command_for_another_librarys_model_parses(words: list[str], folder: Path) -> None:
+@pytest.mark.parametrize("words", FOREIGN + LIVE, ids=" ".join)
+def test_a_command_for_another_librarys_model_or_a_camera_parses(words: list[str], folder: Path) -> None:
     command = main.get_command(click.Context(main), words[0])
     assert command is not None
     command.make_context(words[0], words[1:])
+
+
+def test_a_file_plays_the_camera(folder: Path) -> None:
+    (words,) = [words for words in LIVE if "--loop" in words]
+    result = CliRunner().invoke(main, [*words, "--serve", "0", "--seconds", "0.5"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "frames seen" in result.stdout
 
 
 def test_the_python_examples_run_one_after_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ turns.
 
 from __future__ import annotations
 
-__all__ = ["Runner", "Spread", "alternated", "random_inputs", "ratios"]
+__all__ = ["Runner", "Spread", "alternated", "random_inputs", "ratios", "serve"]
 
 import json
 import statistics
@@ -30,6 +30,8 @@ from onnxcam.errors import ArtifactError
 from onnxcam.runtime.engine import ORT_ERRORS
 from onnxcam.runtime.providers import named_providers
 
+_CHILD = "import sys; sys.path[:] = {path!r}; from onnxcam.runtime.timing import serve; serve()"
+"""What the process runs: it finds modules where this one does."""
 _WARM_UP = 5
 _FEWEST = 3  # runs in a turn, however long they take
 
@@ -75,7 +77,10 @@ class Runner:
         self._path = fspath(path)
         told = {"path": self._path, "inputs": inputs, "threads": threads, "providers": named_providers(providers)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "onnxcam.runtime.timing"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _CHILD.format(path=sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             self.start: float = self._ask(told)["start"]
@@ -184,13 +189,10 @@ def _memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def _main() -> None:
+def serve() -> None:
+    """Answer orders on standard input until it ends."""
     try:
         with suppress(KeyboardInterrupt):
             _serve(sys.stdin, sys.stdout)
     except ORT_ERRORS as error:
         print(json.dumps({"error": str(error).strip().partition("\n")[0] or type(error).__name__}), flush=True)
-
-
-if __name__ == "__main__":
-    _main()
