@@ -20,8 +20,8 @@ names its own. `onnxcam bench FILE.cam.onnx` measures a file of yours on a machi
 
 The machine: a virtual one with two cores of a server's x86-64 processor and 24 GB, shared with others; Linux,
 Python 3.11, ONNX Runtime 1.32 and PyTorch 2.13 on the CPU. Sides that are compared run in processes of their own and
-take turns. A ratio is the median of the ratios of neighbouring turns, and in brackets stand its quartiles: where they are
-wide, others used the machine meanwhile. A bound that is missed by more than that spread is marked **bold**.
+take turns. A ratio is the median of the ratios of neighbouring turns, and in brackets stand its quartiles: where they
+are wide, others used the machine meanwhile. An aim that is missed by more than that spread is marked **bold**.
 """
 
 
@@ -53,8 +53,8 @@ def speed() -> str:
 ## Over the same model without it
 
 `python benchmarks/speed.py`. Time of one run on 224×224 pictures; file, start (loading the file) and peak memory are
-over those of the plain model as well. The floors of arithmetic: a gradient at the input repeats each convolution once, so 2;
-at `layer2` of ResNet-18 about 1.45; before the last block of ViT-tiny about 1.08.
+over those of the plain model as well. The floors of arithmetic: a gradient at the input repeats each convolution once,
+so 2; at `layer2` of ResNet-18 about 1.45; before the last block of ViT-tiny about 1.08.
 
 """
     cells = [
@@ -133,8 +133,8 @@ def calm() -> str:
 ## Calm heat
 
 `python benchmarks/calm.py`. The mean change of the heat (0–1) from one frame to the next, changes of the explained
-class, and on a cup that crosses the picture the share of frames that point at it, and of the heat that lies on it. `onnxcam
-video` and `webcam` smooth by 0.15 s unless told otherwise: beyond that the heat falls behind what moves.
+class, and on a cup that crosses the picture the share of frames that point at it, and of the heat that lies on it.
+`onnxcam video` and `webcam` smooth by 0.15 s unless told otherwise: beyond that the heat falls behind what moves.
 
 """
     cells = [
