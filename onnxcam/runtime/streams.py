@@ -47,12 +47,7 @@ class StreamSource(VideoSource):
 
     def _open(self) -> InputContainer:
         self.path = masked(self._address)  # type: ignore[assignment]  # it stands in messages alone
-        options = {
-            "protocol_whitelist": _PROTOCOLS,
-            "format_whitelist": _FORMATS,
-            "fflags": "nobuffer",
-            "flags": "low_delay",
-        }
+        options = {"protocol_whitelist": _PROTOCOLS, "format_whitelist": _FORMATS}
         if self._address.casefold().startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # over UDP a lost packet smears the picture until the next key frame
         try:

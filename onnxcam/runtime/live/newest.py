@@ -82,6 +82,8 @@ class Grabber:
 
     def close(self) -> None:
         """End the reading. A thread that hangs in a device is left to itself. May be called twice."""
+        if self._closed.is_set():
+            return
         self._closed.set()
         with self._changed:
             self._changed.notify_all()

@@ -1,0 +1,190 @@
+"""The newest frame of a source, however slow whoever takes it; and the source when it is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from onnxcam.errors import InputError
+from onnxcam.runtime.live import newest
+from onnxcam.runtime.live.newest import Grabber
+from onnxcam.runtime.opening import CameraOptions, open_source
+from onnxcam.runtime.sources import Frame, VideoInfo
+
+from ..streaming import HEIGHT, WIDTH, MjpegCamera, eventually  # noqa: TID252 tests are no package
+
+INFO = VideoInfo(width=4, height=2, average_rate=Fraction(25), time_base=Fraction(1, 25), frames=None, duration=None,
+                 has_audio=False)  # fmt: skip
+
+
+class Scripted:
+    """A source that gives what it is told: numbers are frames, an event is waited for, an exception is raised."""
+
+    def __init__(self, *script):
+        self.script, self.info, self.problem, self.closed = script, INFO, None, False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.closed = True
+
+    def __iter__(self):
+        for count, item in enumerate(self.script):
+            if isinstance(item, threading.Event):
+                item.wait(10)
+            elif isinstance(item, Exception):
+                raise item
+            elif isinstance(item, str):
+                self.problem = item
+            else:
+                yield Frame(count, item, 1, INFO.time_base, np.full((2, 4, 3), item, np.uint8))
+
+
+def opener(*sources):
+    """Opens one after another; an exception among them is raised, and after the last there is none."""
+    left = list(sources)
+
+    def open_next():
+        if not left:
+            raise InputError("no more of them")
+        source = left.pop(0)
+        if isinstance(source, Exception):
+            raise source
+        return source
+
+    return open_next
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(newest, "_FIRST_PAUSE", 0.01)
+
+
+def value(grabbed):
+    return int(grabbed.frame.picture[0, 0, 0])
+
+
+def test_only_the_newest_is_kept_and_the_others_are_counted():
+    hold = threading.Event()
+    with Grabber(opener(Scripted(1, 2, 3, 4, hold, 5)), again=False) as grabber:
+        eventually(lambda: grabber.seen == 4)
+        assert value(grabber.next(1)) == 4
+        assert grabber.next(0) is None
+        hold.set()
+        assert value(grabber.next(1)) == 5
+        eventually(lambda: grabber.ended)
+        assert (grabber.seen, grabber.dropped) == (5, 3)
+        assert grabber.next(5) is None  # at once: nothing more comes
+
+
+def test_of_a_file_no_frame_is_missed_however_slow_it_is_taken():
+    with Grabber(opener(Scripted(*range(20))), every=True, again=False) as grabber:
+        taken = []
+        while (grabbed := grabber.next(2)) is not None:
+            taken.append(value(grabbed))
+            time.sleep(0.001 * (len(taken) % 3))
+    assert taken == list(range(20))
+    assert (grabber.seen, grabber.dropped, grabber.ended) == (20, 0, True)
+
+
+def test_a_loop_begins_again_and_its_time_goes_on():
+    sources = [Scripted(0, 1), Scripted(0, 1), Scripted(0, 1)]
+    with Grabber(opener(*sources), paced=True, every=True) as grabber:
+        taken = [grabber.next(2) for _ in range(6)]
+    assert [value(each) for each in taken] == [0, 1] * 3
+    times = [each.frame.time for each in taken]
+    assert times == sorted(times)
+    assert times[1] - times[0] == pytest.approx(0.04, abs=0.03)  # paced as the file is
+    assert [each.frame.index for each in taken] == list(range(6))
+
+
+def test_a_source_that_is_lost_is_opened_again_with_growing_pauses():
+    told = []
+    sources = [Scripted(1), InputError("still gone"), InputError("still gone"), Scripted(2, "the plug was pulled")]
+    with Grabber(opener(*sources), tell=lambda event, **facts: told.append((event, facts))) as grabber:
+        assert value(grabber.next(2)) == 1
+        assert value(grabber.next(5)) == 2
+        eventually(lambda: len(told) >= 5)
+    assert told[:3] == [
+        ("lost", {"reason": "no more frames came", "pause": 0.01}),
+        ("lost", {"reason": "still gone", "pause": 0.02}),
+        ("lost", {"reason": "still gone", "pause": 0.04}),
+    ]
+    assert told[3] == ("running", {})
+    assert told[4] == ("lost", {"reason": "the plug was pulled", "pause": 0.01})  # frames came: it begins anew
+
+
+def test_a_device_that_fails_in_its_own_way_comes_back_as_well():
+    with Grabber(opener(Scripted(1, RuntimeError("select() timeout")), Scripted(2))) as grabber:
+        assert value(grabber.next(2)) == 1
+        assert value(grabber.next(2)) == 2
+
+
+def test_a_reader_that_hangs_for_ever_is_left_behind():
+    told, hang = [], threading.Event()
+    stuck = Scripted(1, hang, 9)
+    with Grabber(
+        opener(stuck, Scripted(2)), stall_after=0.2, tell=lambda event, **facts: told.append(facts.get("reason"))
+    ) as grabber:
+        assert value(grabber.next(2)) == 1
+        end = time.monotonic() + 5
+        while (grabbed := grabber.next(0.05)) is None:
+            assert time.monotonic() < end
+        assert value(grabbed) == 2
+        assert told[0] == "nothing came for 0.2 s"
+        hang.set()  # it wakes up too late, and what it gives is not taken
+        eventually(lambda: stuck.closed)
+        assert grabber.next(0.05) is None
+
+
+def test_what_cannot_be_opened_at_first_is_said_at_once():
+    with pytest.raises(InputError, match="no more of them"):
+        Grabber(opener())
+
+
+@pytest.mark.parametrize("script", [(1, threading.Event()), (1,), ()], ids=["hanging", "lost", "empty"])
+def test_closing_ends_it_in_every_state(script):
+    grabber = Grabber(opener(Scripted(*script)), stall_after=60)
+    grabber.next(0.1)
+    began = time.monotonic()
+    grabber.close()
+    grabber.close()
+    assert time.monotonic() - began < 4
+
+
+def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
+    told = []
+    camera = MjpegCamera()
+    options = CameraOptions(stall_after=0.5)
+    with Grabber(
+        lambda: open_source(camera.address, options),
+        stall_after=1.0,
+        tell=lambda event, **facts: told.append((event, facts.get("reason", ""))),
+    ) as grabber:
+        assert grabber.next(5).frame.picture.shape == (HEIGHT, WIDTH, 3)
+        for behaviour in ("stall", "garbage", "refuse"):
+            camera.behaviour = behaviour
+            eventually(lambda: grabber.trouble or grabber.next(0.05) is None and grabber.trouble)
+            camera.behaviour = "run"
+            eventually(lambda: grabber.trouble is None)
+            assert grabber.next(5) is not None
+            if behaviour == "garbage":
+                camera.close()  # this connection would go on
+                camera = MjpegCamera(camera.port)
+        port = camera.port
+        camera.close()
+        eventually(lambda: grabber.trouble)
+        camera = MjpegCamera(port)
+        camera.behaviour = "large"  # it is another one
+        eventually(lambda: (found := grabber.next(1)) and found.frame.picture.shape == (2 * HEIGHT, 2 * WIDTH, 3))
+    camera.close()
+    assert {event for event, _ in told} == {"lost", "running"}
+    assert ("lost", "the stream broke off: nothing came for 0.5 s") in told
