@@ -172,7 +172,7 @@ def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
         assert grabber.next(5).frame.picture.shape == (HEIGHT, WIDTH, 3)
         for behaviour in ("stall", "garbage", "refuse"):
             camera.behaviour = behaviour
-            eventually(lambda: grabber.trouble or grabber.next(0.05) is None and grabber.trouble)
+            eventually(lambda: grabber.trouble or (grabber.next(0.05) is None and grabber.trouble))
             camera.behaviour = "run"
             eventually(lambda: grabber.trouble is None)
             assert grabber.next(5) is not None
