@@ -100,8 +100,8 @@ class Recorder:
             with self._sink as sink:
                 while (frame := self._queue.get()) is not None:
                     sink.write(self._frame(frame))
-        except OnnxCamError as error:
-            self.trouble = str(error)
+        except Exception as error:  # noqa: BLE001 whatever it is, what is seen goes on
+            self.trouble = str(error) if isinstance(error, OnnxCamError) else f"{type(error).__name__}: {error}"
             self._tell("recording failed", reason=self.trouble)
             self._drain()
 
