@@ -105,7 +105,7 @@ class Grabber:
         if self.ended or self.trouble or self._closed.is_set() or silent <= self._stall_after or not self._again:
             return
         self._reader += 1
-        self._lose(f"nothing came for {self._stall_after:g} s")
+        self._lose(f"no picture came for {self._stall_after:g} s")
         self._thread = self._start(None)
 
     def _start(self, source: Source | None) -> Thread:

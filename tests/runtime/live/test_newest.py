@@ -139,7 +139,7 @@ def test_a_reader_that_hangs_for_ever_is_left_behind():
         while (grabbed := grabber.next(0.05)) is None:
             assert time.monotonic() < end
         assert value(grabbed) == 2
-        assert told[0] == "nothing came for 0.2 s"
+        assert told[0] == "no picture came for 0.2 s"
         hang.set()  # it wakes up too late, and what it gives is not taken
         eventually(lambda: stuck.closed)
         assert grabber.next(0.05) is None
@@ -187,4 +187,4 @@ def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
         eventually(lambda: (found := grabber.next(1)) and found.frame.picture.shape == (2 * HEIGHT, 2 * WIDTH, 3))
     camera.close()
     assert {event for event, _ in told} == {"lost", "running"}
-    assert ("lost", "the stream broke off: nothing came for 0.5 s") in told
+    assert ("lost", "the stream broke off: no picture came for 0.5 s") in told
