@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -112,7 +113,7 @@ def video(
     from onnxcam.runtime.streams import is_address, masked
 
     output = output or default_output(source)
-    check_output(output, source=source if Path(source).is_file() else None, overwrite=overwrite)
+    check_output(output, source=source if os.path.isfile(source) else None, overwrite=overwrite)
     name = masked(source) if is_address(source) else source
     frames: list[ExplainedFrame] = []
     with (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 __all__ = ["CameraOptions", "default_output", "is_live", "open_source"]
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from onnxcam.errors import InputError
 from onnxcam.runtime.sequences import PictureSequence, is_pattern
 from onnxcam.runtime.sources import Source, VideoSource
 from onnxcam.runtime.streams import StreamSource, is_address, masked
@@ -24,8 +26,10 @@ class CameraOptions:
 
 
 def is_live(text: str) -> bool:
-    """Whether ``text`` names a camera or a stream, whose frames do not wait."""
-    return text.isdecimal() or text.startswith("/dev/") or is_address(text)
+    """Whether ``text`` names a camera or a stream, whose frames do not wait. Raises `InputError` for an address whose
+    scheme is unknown."""
+    device = text.startswith("/dev/") and not text.startswith("/dev/shm/")  # where files lie in memory
+    return text.isdecimal() or device or is_address(text)
 
 
 def open_source(text: str, options: CameraOptions | None = None) -> Source:
@@ -38,8 +42,13 @@ def open_source(text: str, options: CameraOptions | None = None) -> Source:
         from onnxcam.runtime.cameras import CameraSource
 
         device = int(text) if text.isdecimal() else text
-        return CameraSource(device, size=options.size, rate=options.rate, pixel_format=options.pixel_format)
-    if Path(text).is_dir() or (is_pattern(Path(text).name) and not Path(text).exists()):
+        try:
+            return CameraSource(device, size=options.size, rate=options.rate, pixel_format=options.pixel_format)
+        except InputError as error:
+            if text.isdecimal() and os.path.exists(text):
+                raise InputError(f"{error} (what lies here under this name is called './{text}')") from None
+            raise
+    if os.path.isdir(text) or (is_pattern(Path(text).name) and not os.path.exists(text)):
         return PictureSequence(text, rate=options.rate or 25)
     return VideoSource(text)
 
@@ -47,12 +56,15 @@ def open_source(text: str, options: CameraOptions | None = None) -> Source:
 def default_output(text: str) -> Path:
     """Where the explained video of the source ``text`` goes: beside a file, and here for what lies in no folder."""
     if is_address(text):
-        return Path(f"{urlsplit(masked(text)).hostname or 'stream'}_cam.mp4")
+        host = re.split(r"/|:\d*(/|$)", masked(text).partition("://")[2], maxsplit=1)[0]
+        return Path(f"{host.strip('[]').replace(':', '-').casefold() or 'stream'}_cam.mp4")
     if is_live(text):
         return Path(f"camera{text.rpartition('/')[2]}_cam.mp4")
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path.resolve()
         return path.parent / f"{path.name}_cam.mp4"
-    stem = "".join(letter for letter in path.stem.partition("%")[0] if letter not in "*?").rstrip("_-. ")
+    stem = path.stem
+    if is_pattern(path.name) and not os.path.exists(path):
+        stem = "".join(letter for letter in stem.partition("%")[0] if letter not in "*?").rstrip("_-. ")
     return path.parent / f"{stem or 'pictures'}_cam.mp4"

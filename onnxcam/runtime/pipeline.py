@@ -134,7 +134,7 @@ def explain_video(
     }
     model.check(**choice)
     choice["inputs"] = model.asked(box_index=box_index, box_threshold=box_threshold, reference=reference)
-    file = source if Path(source).is_file() else None
+    file = source if os.path.isfile(source) else None
     check_output(Path(output), source=file, overwrite=overwrite)
     started = time.monotonic()
     look = Look(choice=choice, style={"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})

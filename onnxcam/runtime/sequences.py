@@ -4,10 +4,12 @@ from __future__ import annotations
 
 __all__ = ["PictureSequence", "is_pattern"]
 
+import os
 import re
 from collections.abc import Generator
+from fnmatch import fnmatch
 from fractions import Fraction
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +19,9 @@ import cv2
 from onnxcam.errors import InputError
 from onnxcam.runtime.pictures import SUFFIXES, read_picture
 from onnxcam.runtime.preprocess import Picture, as_bgr
-from onnxcam.runtime.sources import Frame, VideoInfo
+from onnxcam.runtime.sources import Frame, VideoInfo, frame_rate
 
-_NUMBER = re.compile(r"%0?\d*d")
+_NUMBER = re.compile(r"%0?(\d*)d")
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -32,18 +34,18 @@ class PictureSequence:
     """The pictures of the folder ``path``, or those that a pattern (``img_%04d.png``, ``*.jpg``) names, as frames.
 
     rate: of the frames, per second. They come in the order of the numbers in their names, at the size of the first.
-    A picture that cannot be read is left out, and ``problem`` names it.
+    A picture that cannot be read is left out, and ``problem`` names it. Hidden files are none.
 
-    Raises `InputError` if there is no such picture, or none can be read.
+    Raises `InputError` if there is no such picture, none can be read, or ``rate`` is none.
     """
 
     def __init__(self, path: str | PathLike[str], *, rate: Fraction | float = 25) -> None:
         self.path = Path(path)
         self.problem: str | None = None
-        self._rate = Fraction(rate).limit_denominator(1001)
+        self._rate = frame_rate(rate)
         self._files = sorted(_files(self.path), key=_natural)
         if not self._files:
-            where = f"in '{path}'" if self.path.is_dir() else f"named '{path}'"
+            where = f"in '{path}'" if os.path.isdir(self.path) else f"named '{path}'"
             raise InputError(f"there is no picture {where}")
         self._unread: list[str] = []
         readable = (picture for picture in map(self._read, range(len(self._files))) if picture is not None)
@@ -84,7 +86,8 @@ class PictureSequence:
             yield Frame(count, number, 1, self.info.time_base, picture)
             count += 1
         if self._unread:
-            others = f", and {len(self._unread) - 1} others" if len(self._unread) > 1 else ""
+            left = len(self._unread) - 1
+            others = f", and {left} other{'s' * (left > 1)}" if left else ""
             self.problem = f"{self._unread[0]}{others}; {count} of {len(self._files)} pictures could be read"
 
     def _read(self, number: int) -> Picture | None:
@@ -96,19 +99,31 @@ class PictureSequence:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return [file for file in path.iterdir() if file.suffix.casefold() in SUFFIXES and file.is_file()]
-    folder, name = path.parent, path.name
-    if not folder.is_dir():
-        raise InputError(f"there is no folder '{folder}'")
-    if not _NUMBER.search(name):
-        return [file for file in folder.glob(name) if file.is_file()]
-    parts = [re.escape(part) for part in _NUMBER.split(name)]
-    named = re.compile(r"\d+".join(parts))
-    return [file for file in folder.iterdir() if named.fullmatch(file.name)]
+    whole = os.path.isdir(path)
+    folder = path if whole else path.parent
+    named = None if whole else _named(path.name)
+    try:
+        files = [file for file in folder.iterdir() if not file.name.startswith(".") and file.is_file()]
+    except FileNotFoundError:
+        raise InputError(f"there is no folder '{folder}'") from None
+    except OSError as error:
+        raise InputError(f"'{folder}' cannot be read: {error.strerror}") from None
+    if named:
+        return [file for file in files if named.fullmatch(file.name)]
+    return [file for file in files if (file.suffix.casefold() in SUFFIXES if whole else fnmatch(file.name, path.name))]
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
+def _named(pattern: str) -> re.Pattern[str] | None:
+    """What ``img_%04d.png`` names: ``img_``, four digits or more, ``.png``. None if no number stands in it."""
+    if not _NUMBER.search(pattern):
+        return None
+    parts = _NUMBER.split(pattern)  # text, digits, text, ...
+    parts[::2] = map(re.escape, parts[::2])
+    parts[1::2] = [rf"\d{{{digits or 1},}}" for digits in parts[1::2]]
+    return re.compile("".join(parts))
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     """A key under which ``img9`` comes before ``img10``."""
-    parts = _DIGITS.split(fspath(path.name).casefold())
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts if part]
+    parts = _DIGITS.split(path.name.casefold())
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts if part], path.name

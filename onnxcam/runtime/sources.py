@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FORMATS", "INTERPOLATION", "Frame", "Source", "VideoInfo", "VideoSource", "open_media"]
+__all__ = ["FORMATS", "INTERPOLATION", "Frame", "Source", "VideoInfo", "VideoSource", "frame_rate", "open_media"]
 
 import errno
 from collections.abc import Generator, Iterator
@@ -140,7 +140,7 @@ class VideoSource:
             decoded = self._decoded()
             first = next(decoded, None)
             if first is None:
-                raise InputError(f"'{self.path}' is damaged: not one frame of it can be read")
+                raise InputError(self._no_frame())
             self._orientation = _orientation(first)
             self.info = self._info(first)
             self._decoded_frames = chain([first], decoded)
@@ -210,12 +210,15 @@ class VideoSource:
     def _decoded(self) -> Iterator[VideoFrame]:
         """Every frame that can be decoded, counting the packets that cannot."""
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._packets():
                 yield from self._frames_of(packet)
         except av.FFmpegError as error:  # the demuxer is lost; what the decoder still holds is good
             self._damaged += 1
             self._lost = error.strerror or str(error)
             yield from self._frames_of(None)
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        return self._container.demux(self._stream)
 
     def _frames_of(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
         try:
@@ -241,6 +244,9 @@ class VideoSource:
         if flip_rows or flip_columns:
             bgr = cv2.flip(bgr, -1 if flip_rows and flip_columns else 0 if flip_rows else 1)  # type: ignore[assignment]
         return bgr
+
+    def _no_frame(self) -> str:
+        return f"'{self.path}' is damaged: not one frame of it can be read"
 
     def _missing(self, last: Frame, step: int) -> str | None:
         read, info = last.index + 1, self.info
@@ -273,6 +279,13 @@ def open_media(path: Path) -> InputContainer:
     except (OSError, av.FFmpegError) as error:
         reason = error.strerror if error.errno in errno.errorcode else str(error)
         raise InputError(f"'{path}' cannot be read: {reason}") from None
+
+
+def frame_rate(value: Fraction | float) -> Fraction:
+    """``value`` frames per second as a fraction. Raises `InputError` if nothing runs so slow or fast."""
+    if not 0.001 <= value <= 1000:
+        raise InputError(f"a rate is from 0.001 to 1000 frames per second, not {float(value):g}")
+    return Fraction(value).limit_denominator(1001)
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:

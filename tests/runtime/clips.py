@@ -33,11 +33,13 @@ def write_clip(
     pts: Sequence[int] | None = None,
     time_base: Fraction = Fraction(1, RATE),
     sound: str | None = None,
+    seconds: float | None = None,
     rotation: tuple[float, bool] | None = None,
     faststart: bool = False,
     **options: str,
 ) -> Path:
-    """``pictures`` as a video at 25 per second or at ``pts``, with a tone of the same length in codec ``sound``."""
+    """``pictures`` as a video at 25 per second or at ``pts``, with a tone in codec ``sound``, of the same length
+    or of so many ``seconds``."""
     height, width = pictures[0].shape[:2]
     with av.open(str(path), "w", options={"movflags": "+faststart"} if faststart else {}) as output:
         stream: Any = output.add_stream(codec, rate=RATE, options=options)  # type: ignore[call-overload]
@@ -52,7 +54,8 @@ def write_clip(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         if tone:
-            wave = 0.3 * np.sin(np.arange(len(pictures) * SOUND_RATE // RATE) * 2 * np.pi * 440 / SOUND_RATE)
+            length = round((seconds or len(pictures) / RATE) * SOUND_RATE)
+            wave = 0.3 * np.sin(np.arange(length) * 2 * np.pi * 440 / SOUND_RATE)
             samples = av.AudioFrame.from_ndarray((wave * 32767).astype(np.int16)[None], format="s16", layout="mono")
             samples.sample_rate, samples.pts, samples.time_base = SOUND_RATE, 0, Fraction(1, SOUND_RATE)
             output.mux(tone.encode(samples))

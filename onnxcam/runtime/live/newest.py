@@ -20,6 +20,9 @@ Tell: TypeAlias = Callable[..., None]
 
 _TICKS = 1000  # time stamps to the millisecond
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds before a source is opened again, doubled each time
+_OPENING = 3  # times as long as a frame may take, a source may take to be opened
+_MOST_LEFT = 4  # threads that hang in a device are left behind, and no more
+_LONGEST_FRAME = 60.0  # seconds that a frame of a file is shown, whatever its time stamps say
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +41,8 @@ class Grabber:
     every: none may be missed: the next is read when the last was taken. Otherwise an older one makes way.
     again: what happens at the end: the source is opened again, at once if it is ``paced`` (a loop), and after a pause
         that doubles from 0.5 to 30 s if it was lost.
-    stall_after: seconds without a frame after which the source counts as lost, even if reading never returns.
+    stall_after: seconds without a frame (three times as many while it is opened) after which the source counts as lost,
+        even if reading never returns.
     tell: is told ``running``, ``lost`` (with the reason and the pause) and ``ended``.
 
     seen, dropped: how many frames came, and how many of them nobody took.
@@ -67,9 +71,13 @@ class Grabber:
         self._closed = Event()
         self._newest: Grabbed | None = None
         self._reader = 0  # the number of the thread that counts: one that hangs is left behind
+        self._left: list[Thread] = []
+        self._since: float | None = None  # when waiting for the source began, None while it waits for us
+        self._opening = False
         self._pause = _FIRST_PAUSE
-        self._started = self._begun = self._last = clock()
+        self._started = clock()
         self.info = (source := opener()).info
+        self._begun = clock()
         self._thread = self._start(source)
 
     def __enter__(self) -> Grabber:
@@ -101,12 +109,19 @@ class Grabber:
 
     def _watch(self) -> None:
         """Leave a thread behind that gives nothing, and start another."""
-        silent = self._clock() - self._last
-        if self.ended or self.trouble or self._closed.is_set() or silent <= self._stall_after or not self._again:
+        since, patience = self._since, self._stall_after * (_OPENING if self._opening else 1)
+        over = self.ended or self._closed.is_set() or not self._again
+        if over or since is None or self._clock() - since <= patience:
             return
-        self._reader += 1
-        self._lose(f"nothing came for {self._stall_after:g} s")
-        self._thread = self._start(None)
+        self._left = [thread for thread in self._left if thread.is_alive()]
+        full = len(self._left) >= _MOST_LEFT
+        if not (full and self.trouble):
+            self._lose(f"no picture came for {patience:g} s")
+        if not full:
+            self._reader += 1
+            self._since = None
+            self._left.append(self._thread)
+            self._thread = self._start(None)
 
     def _start(self, source: Source | None) -> Thread:
         thread = Thread(target=self._read, args=(self._reader, source), name="onnxcam-source", daemon=True)
@@ -115,18 +130,14 @@ class Grabber:
 
     def _read(self, reader: int, source: Source | None) -> None:
         while not self._over(reader):
-            reason = "it could not be opened"
+            count, reason = self.seen, "it could not be opened"
             try:
+                source = source or self._reopened(reader)
                 if source is None:
-                    if self.trouble and self._closed.wait(self._paused()):
-                        return
-                    source = self._opener()
+                    return
                 with source:
-                    for frame in source:
-                        if self._over(reader):
-                            return
-                        self._give(frame)
-                    reason = source.problem or ""
+                    self._play(source, reader)
+                reason = source.problem or ""
             except InputError as error:
                 reason = str(error)
             except Exception as error:  # noqa: BLE001 a device may fail in ways of its own, and comes back
@@ -137,10 +148,39 @@ class Grabber:
             if not self._again:
                 self._end(reason)
                 return
-            if self._paced:
+            if self._paced and self.seen > count:
                 self._begun = self._clock()
             else:
                 self._lose(reason or "no more frames came")
+
+    def _reopened(self, reader: int) -> Source | None:
+        """The source opened again, after a pause if it was lost; None if it is too late for that."""
+        self._since = None
+        if self.trouble and self._closed.wait(self._paused()):
+            return None
+        self._opening, self._since = True, self._clock()
+        return self._opener()
+
+    def _play(self, source: Source, reader: int) -> None:
+        """Give every frame of ``source``; of a file the last stays as long as the others."""
+        frame: Frame | None = None
+        if not self._over(reader):
+            self._opening, self._since = False, self._clock()
+        for frame in source:
+            if self._over(reader):
+                return
+            self._since = None
+            self._give(frame, reader)
+            if self._over(reader):
+                return
+            self._since = self._clock()
+        if self._paced and frame is not None:
+            self._since = None
+            self._wait_until(frame.time + (float(frame.duration * frame.time_base) or 1 / source.info.average_rate))
+
+    def _wait_until(self, seconds: float) -> None:
+        """Wait for that time of the file."""
+        self._closed.wait(min(max(self._begun + seconds - self._clock(), 0.0), _LONGEST_FRAME))
 
     def _over(self, reader: int) -> bool:
         return self._closed.is_set() or reader != self._reader
@@ -149,23 +189,24 @@ class Grabber:
         pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
         return pause
 
-    def _give(self, frame: Frame) -> None:
+    def _give(self, frame: Frame, reader: int) -> None:
         if self._paced:
-            self._closed.wait(max(self._begun + frame.time - self._clock(), 0.0))
+            self._wait_until(frame.time)
         now = self._clock()
-        if self.trouble:
-            self.trouble = None
-            self._tell("running")
-        self._last, self._pause = now, _FIRST_PAUSE
         pts = round((now - self._started) * _TICKS)
-        timed = replace(frame, index=self.seen, pts=pts, duration=0, time_base=Fraction(1, _TICKS))
         with self._changed:
             if self._every:
-                self._changed.wait_for(lambda: self._newest is None or self._closed.is_set())
+                self._changed.wait_for(lambda: self._newest is None or self._over(reader))
+            if self._over(reader):
+                return
+            came_back, self.trouble, self._pause = self.trouble is not None, None, _FIRST_PAUSE
+            timed = replace(frame, index=self.seen, pts=pts, duration=0, time_base=Fraction(1, _TICKS))
             self.seen += 1
             self.dropped += self._newest is not None
             self._newest = Grabbed(timed, now)
             self._changed.notify_all()
+        if came_back:
+            self._tell("running")
 
     def _lose(self, reason: str) -> None:
         self.trouble = reason

@@ -139,7 +139,7 @@ def test_a_reader_that_hangs_for_ever_is_left_behind():
         while (grabbed := grabber.next(0.05)) is None:
             assert time.monotonic() < end
         assert value(grabbed) == 2
-        assert told[0] == "nothing came for 0.2 s"
+        assert told[0] == "no picture came for 0.2 s"
         hang.set()  # it wakes up too late, and what it gives is not taken
         eventually(lambda: stuck.closed)
         assert grabber.next(0.05) is None
@@ -187,4 +187,105 @@ def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
         eventually(lambda: (found := grabber.next(1)) and found.frame.picture.shape == (2 * HEIGHT, 2 * WIDTH, 3))
     camera.close()
     assert {event for event, _ in told} == {"lost", "running"}
-    assert ("lost", "the stream broke off: nothing came for 0.5 s") in told
+    assert ("lost", "the stream broke off: no picture came for 0.5 s") in told
+
+
+def test_a_source_that_hangs_when_it_is_opened_again_is_left_behind_and_not_for_ever(monkeypatch):
+    monkeypatch.setattr(newest, "_MOST_LEFT", 2)
+    told, hang, opened = [], threading.Event(), []
+
+    def stuck():
+        opened.append(None)
+        if len(opened) == 1:
+            return Scripted(1)
+        if not hang.is_set():
+            hang.wait(10)
+            raise InputError("too late")
+        return Scripted(2)
+
+    with Grabber(
+        stuck, stall_after=0.02, tell=lambda event, **facts: told.append(facts.get("reason", event))
+    ) as grabber:
+        assert value(grabber.next(2)) == 1
+        eventually(lambda: grabber.next(0.01) is None and len(opened) == 4)
+        for _ in range(20):
+            assert grabber.next(0.01) is None
+        assert len(opened) == 4  # the first, two that are left behind, and one that is waited for
+        assert grabber.trouble == "no picture came for 0.06 s"
+        assert told == ["no more frames came", *["no picture came for 0.06 s"] * 2]
+        hang.set()
+        eventually(lambda: (found := grabber.next(0.01)) and value(found) == 2)
+        assert "running" in told
+
+
+def test_a_loop_over_a_file_that_was_removed_tries_again_with_pauses():
+    told = []
+    missing = [InputError("there is no file")] * 3
+    with Grabber(
+        opener(Scripted(0, 1), *missing, Scripted(5)),
+        paced=True,
+        tell=lambda event, **facts: told.append((event, facts.get("pause"))),
+    ) as grabber:
+        eventually(lambda: (found := grabber.next(1)) and value(found) == 5)
+        eventually(lambda: len(told) >= 4)
+    assert told[:4] == [("lost", 0.01), ("lost", 0.02), ("lost", 0.04), ("running", None)]
+
+
+def test_a_file_of_one_frame_is_shown_at_its_rate():
+    opened = []
+
+    def still():
+        opened.append(time.monotonic())
+        return Scripted(0)
+
+    with Grabber(still, paced=True) as grabber:
+        eventually(lambda: len(opened) == 4)
+        assert grabber.trouble is None
+    assert opened[3] - opened[1] >= 2 * 0.039
+
+
+def test_slow_frames_of_a_file_and_a_slow_model_are_no_loss():
+    told = []
+    options = {"stall_after": 0.03, "tell": lambda event, **facts: told.append(event)}
+    with Grabber(opener(Scripted(0, 5), Scripted(0, 5)), paced=True, **options) as grabber:
+        taken = []
+        while len(taken) < 2:  # 0.2 s pass between them
+            taken += [each for each in [grabber.next(0.01)] if each]
+        assert (told, grabber.dropped) == ([], 0)
+    hold = threading.Event()
+    with Grabber(opener(Scripted(0, 1, 2, hold)), every=True, **options) as grabber:
+        time.sleep(0.1)
+        assert [value(grabber.next(1)) for _ in range(3)] == [0, 1, 2]
+        assert told == []
+        hold.set()
+
+
+class Far(Scripted):
+    """Its time stamp lies beyond reason, as in a damaged file."""
+
+    def __iter__(self):
+        yield Frame(0, 2**60, 1, INFO.time_base, np.zeros((2, 4, 3), np.uint8))
+
+
+def test_a_time_stamp_beyond_reason_does_not_hold_a_loop(monkeypatch):
+    monkeypatch.setattr(newest, "_LONGEST_FRAME", 0.05)
+    with Grabber(opener(Far()), paced=True) as grabber:
+        assert grabber.next(2) is not None
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ((1,), {}),
+        ((0, 200), {"paced": True}),
+        ((0, 1, 2), {"every": True}),
+        ((0,), {"again": False}),
+    ],
+    ids=["pausing", "pacing", "not taken", "ended"],
+)
+def test_closing_ends_the_thread_whatever_it_waits_for(script, options, monkeypatch):
+    monkeypatch.setattr(newest, "_FIRST_PAUSE", 60.0)
+    grabber = Grabber(opener(Scripted(*script)), stall_after=60, **options)
+    eventually(lambda: grabber.seen and (options or grabber.trouble))
+    grabber.close()
+    assert not grabber._thread.is_alive()
