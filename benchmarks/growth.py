@@ -63,7 +63,7 @@ def measure(point: Point, folder: Path, *, threads: int, rounds: int) -> tuple[f
     artifact, plain = folder / "a.cam.onnx", folder / "plain.onnx"
     options: dict[str, Any] = {"classes": point.classes} if point.classes > 1 else {}
     onnxcam.export(lively(point.model), torch.randn(1, 3, point.side, point.side), artifact, layer=point.layer,
-                   outputs="cam", overwrite=True, **options)  # fmt: skip
+                   outputs="cam", **options)  # fmt: skip
     detach(artifact, plain)
     inputs = {"image": ([point.batch, 3, point.side, point.side], "float32")}
     with Runner(plain, inputs, threads=threads) as a, Runner(artifact, inputs, threads=threads) as b:
