@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import parser
+from onnxruntime.capi import onnxruntime_pybind11_state as engine_errors
 
 from onnxcam.contract import METADATA_KEY, ArtifactInfo, LayerInfo, Preprocess, ScoreInfo
 from onnxcam.errors import ArtifactError, ClassError, InputError, ProviderError
@@ -204,3 +205,35 @@ def test_without_preprocessing_a_picture_is_refused(make):
     text = replace(INFO, preprocess=None).to_json()
     with load(make(text)) as model, pytest.raises(InputError, match="pass preprocess="):
         model.explain(picture(4, 6))
+
+
+class Failing:
+    """A session on a device that is lost at the first run."""
+
+    def __init__(self, session, error):
+        self.session, self.error = session, error
+
+    def run(self, *_):
+        raise self.error
+
+
+def test_a_provider_that_fails_on_the_way_is_replaced_by_the_cpu(make):
+    with load(make()) as model:
+        expected = model.explain(picture(4, 6))
+        engine = model._engine
+        engine.providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        engine._running = Failing(engine._running, engine_errors.EPFail("CUDA failure 700: device lost"))
+        with pytest.warns(RuntimeWarning, match=r"CUDAExecutionProvider failed \(.*device lost\), so CPU"):
+            explanation = model.explain(picture(4, 6))
+        assert model.providers == ("CPUExecutionProvider",)
+    np.testing.assert_array_equal(explanation.cam, expected.cam)
+
+
+def test_an_input_that_does_not_fit_is_no_reason_to_change_the_provider(make):
+    with load(make()) as model:
+        engine = model._engine
+        engine.providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        engine._running = Failing(engine._running, engine_errors.InvalidArgument("Got invalid dimensions"))
+        with pytest.raises(InputError, match="Got invalid dimensions"):
+            model.explain(picture(4, 6))
+        assert model.providers[0] == "CUDAExecutionProvider"
