@@ -20,7 +20,7 @@ import cv2
 from av.audio.stream import AudioStream
 from av.container.output import OutputContainer
 from av.packet import Packet
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 
@@ -33,6 +33,7 @@ SUFFIXES = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _SOUND_COPIED = {"aac", "ac3", "alac", "eac3", "flac", "mp3", "opus"}
 """Codecs that players expect in all of `SUFFIXES`; others (a camera's PCM, Vorbis) become AAC."""
 _AAC_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
+_RECORDED_AT_ONCE = Fraction(2)  # seconds
 _BT709 = 1  # in FFmpeg's tables of primaries, transfer and matrix alike
 
 
@@ -43,7 +44,8 @@ class VideoSink:
     info: of the source: its time base, rate and pixel aspect are kept, and with it every frame's own time.
     sound_from: a media file whose sound is carried along, packet by packet.
     recording: what is written can be played at any time, but for the last two seconds, even if the program is killed
-        or the power fails; until it is whole it is called ``NAME.recording.mp4``.
+        or the power fails; until it is whole it is called ``NAME.recording.mp4``, and ``part`` is that file. An
+        exception does not remove it once it holds a frame.
 
     The picture is BT.709 4:2:0, tagged so; odd sizes get one more row or column, a repeat of the last. Until it is
     whole the file has a hidden name in the same folder. Leaving the ``with`` block by an exception removes it.
@@ -71,14 +73,15 @@ class VideoSink:
         source = Path(sound_from) if sound_from is not None and info.has_audio else None
         check_output(self.path, source=sound_from, overwrite=overwrite)
         self._recording = recording
+        self._last_key: Fraction | None = None
         hidden = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        self._temporary = _unused_name(self.path) if recording else hidden
+        self._temporary = self.part = _unused_name(self.path) if recording else hidden
         kind = SUFFIXES[self.path.suffix.casefold()]
         ticks = str(info.time_base.denominator)  # by default a late first frame is placed to the millisecond
         flags = "+frag_keyframe+empty_moov+default_base_moof" if recording else "+faststart"
         options = {} if kind == "matroska" else {"movflags": flags, "movie_timescale": ticks}
         if recording:
-            options["flush_packets"] = "1"
+            options |= {"flush_packets": "1"} | ({"cluster_time_limit": "1000"} if kind == "matroska" else {})
         with self._writing():
             self._temporary.touch()  # PyAV opens it with the first packet: too late to learn that it cannot be
             self._container: OutputContainer = av.open(os.fspath(self._temporary), "w", format=kind, options=options)
@@ -118,6 +121,8 @@ class VideoSink:
             # a broken file may repeat a time stamp, which no file format takes
             pts = frame.pts if self._last_pts is None else max(frame.pts, self._last_pts + 1)
             encoded.pts, encoded.time_base, encoded.duration = pts, frame.time_base, frame.duration
+            if self._recording and self._key_is_due(pts * frame.time_base):
+                encoded.pict_type = PictureType.I
             self._container.mux(self._stream.encode(encoded))
             if self._sound:
                 self._sound.write(until=pts * frame.time_base)
@@ -146,20 +151,29 @@ class VideoSink:
             self.discard()
 
     def discard(self) -> None:
-        """Close and remove what was written so far. After `finish` nothing is left to remove."""
+        """Close and remove what was written so far, but for a recording. After `finish` nothing is left to remove."""
         if self._sound:
             self._sound.close()
         with suppress(OSError, av.FFmpegError):
             self._container.close()
+        if self._recording and self.frames:
+            return
         with suppress(OSError):
             self._temporary.unlink()
+
+    def _key_is_due(self, time: Fraction) -> bool:
+        """Whether what came before is to be written out: by the clock, for frames may come slower than was thought."""
+        if self._last_key is not None and time - self._last_key < _RECORDED_AT_ONCE:
+            return False
+        self._last_key = time
+        return True
 
     def _video_stream(self, height: int, width: int) -> VideoStream:
         stream = self._container.add_stream("libx264", rate=self._info.average_rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": "20", "preset": "veryfast"}
         if self._recording:
-            stream.options |= {"g": str(round(2 * self._info.average_rate)), "tune": "zerolatency"}
+            stream.options |= {"g": "1000000", "keyint_min": "1", "forced-idr": "1", "tune": "zerolatency"}
         stream.thread_type = "FRAME"
         context = stream.codec_context
         context.time_base = stream.time_base = self._info.time_base

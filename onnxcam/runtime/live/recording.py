@@ -19,7 +19,7 @@ from onnxcam.errors import OnnxCamError
 from onnxcam.runtime.live.frames import LiveFrame
 from onnxcam.runtime.live.newest import Tell
 from onnxcam.runtime.sinks import VideoSink
-from onnxcam.runtime.sources import Frame, VideoInfo
+from onnxcam.runtime.sources import Frame, VideoInfo, VideoSource
 
 _NAME = "onnxcam_%Y%m%d_%H%M%S.mp4"  # of a recording that nobody named
 _DEPTH = 4  # frames that wait for the encoder
@@ -29,13 +29,14 @@ _TICKS = 1000  # time stamps to the millisecond
 class Recorder:
     """Writes `LiveFrame`s to the video ``path`` in a thread of its own; a context manager.
 
-    rate: about how many frames come each second. wait: whether whoever gives frames waits for the encoder, where none
-        may be missed; otherwise those that it has no time for are left out, and counted as ``missed``.
+    rate: about how many frames come each second, which tells how long the last is shown.
+    wait: whether whoever gives frames waits for the encoder, where none may be missed; otherwise those that it has no
+        time for are left out, and counted as ``missed``.
     tell: is told ``recording``, ``recorded``, and ``recording failed`` with the reason: the disk may fill, and what is
-        seen goes on. ``trouble`` is then that reason.
+        seen goes on. ``trouble`` is then that reason, and names the file that holds what came before.
 
     The file can be played up to its last two seconds whatever happens (see `VideoSink`). Frames of another size than
-    the first are brought to it. Raises `OutputError` if ``path`` must not be written.
+    the first are brought to it; without a frame there is no file. Raises `OutputError` if ``path`` must not be written.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Recorder:
 
     def publish(self, frame: LiveFrame) -> None:
         """Record ``frame``."""
-        if self.trouble:
+        if self.trouble or self._thread is None:
             return
         try:
             self._queue.put(frame, block=self._wait, timeout=None)
@@ -92,7 +93,7 @@ class Recorder:
             return
         self._queue.put(None)
         thread.join()
-        if self.trouble is None:
+        if self.trouble is None and self._sink.frames:
             self._tell("recorded", file=str(self.path), frames=self._sink.frames, seconds=round(self._sink.duration, 3))
 
     def _run(self) -> None:
@@ -100,10 +101,22 @@ class Recorder:
             with self._sink as sink:
                 while (frame := self._queue.get()) is not None:
                     sink.write(self._frame(frame))
-        except Exception as error:  # noqa: BLE001 whatever it is, what is seen goes on
-            self.trouble = str(error) if isinstance(error, OnnxCamError) else f"{type(error).__name__}: {error}"
-            self._tell("recording failed", reason=self.trouble)
-            self._drain()
+        except OnnxCamError as error:
+            self._fail(str(error))
+        except Exception as error:  # noqa: BLE001 whoever gives frames must neither wait for it nor end with it
+            self._fail(f"'{self.path}' cannot be written: {type(error).__name__}: {error}")
+
+    def _fail(self, reason: str) -> None:
+        part = self._sink.part
+        try:
+            VideoSource(part).close()
+            reason += f"; what came before is in '{part}'"
+        except OnnxCamError:
+            with suppress(OSError):
+                part.unlink()
+        self.trouble = reason
+        self._tell("recording failed", reason=reason)
+        self._drain()
 
     def _drain(self) -> None:
         """Let nobody wait for an encoder that is gone."""
