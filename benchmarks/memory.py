@@ -55,7 +55,7 @@ def explained(total: int) -> Watch:
     with VideoSource(CLIP) as video:
         pictures = [frame.picture for frame in video]
     watch = Watch(total)
-    with load() as model:
+    with load(threads=1) as model:
         for picture in itertools.islice(itertools.cycle(pictures), total):
             _ = model.explain(picture).heatmap
             watch()
