@@ -125,7 +125,16 @@ def memory() -> str:
          row["bound"]]
         for row in rows("memory")
     ]  # fmt: skip
-    return text + table(["", "frames", "MB after 1000", "MB at the end", "growth", "aim"], cells)
+    settled = [row for row in rows("soak") if row["minute"] >= 1]
+    first, last = settled[0], settled[-1]
+    ranges = {name: sorted({row[name] for row in settled}) for name in ("threads", "handles")}
+    soaked = f"""
+`python benchmarks/soak.py`: a live view, served and recorded, with viewers coming and going. From minute
+{first["minute"]:.0f} to minute {last["minute"]:.0f} it held {first["memory_mb"]:.0f} and {last["memory_mb"]:.0f} MB,
+{ranges["threads"][0]} to {ranges["threads"][-1]} threads, and {ranges["handles"][0]} to {ranges["handles"][-1]} file
+handles.
+"""
+    return text + table(["", "frames", "MB after 1000", "MB at the end", "growth", "aim"], cells) + soaked
 
 
 def calm() -> str:
@@ -165,9 +174,9 @@ def growth() -> str:
 SECTIONS: tuple[Callable[[], str], ...] = (speed, libraries, video, repeated, memory, calm, growth)
 
 
-def document() -> str:
+def page() -> str:
     return HEAD + "".join(section() for section in SECTIONS)
 
 
 if __name__ == "__main__":
-    (FOLDER / "benchmarks.md").write_text(document(), encoding="utf-8")
+    (FOLDER / "benchmarks.md").write_text(page(), encoding="utf-8")
