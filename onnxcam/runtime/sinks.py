@@ -246,7 +246,7 @@ class _Sound:
 
     def _following(self) -> Packet[AudioStream] | None:
         """The next packet that holds sound; None at the end, or where the file is damaged beyond reading."""
-        with suppress(av.FFmpegError):
+        with suppress(av.FFmpegError, IndexError):  # the second at the end: github.com/PyAV-Org/PyAV/issues/692
             for packet in self._packets:
                 if packet.dts is not None:
                     return packet  # type: ignore[return-value]

@@ -6,6 +6,7 @@ __all__ = ["FORMATS", "INTERPOLATION", "Frame", "Source", "VideoInfo", "VideoSou
 
 import errno
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -165,13 +166,17 @@ class VideoSource:
         origin = round(info.origin / info.time_base)
         step = max(round(1 / (info.average_rate * info.time_base)), 1)
         last: Frame | None = None
-        for index, decoded in enumerate(self._decoded_frames):
+        for decoded in self._decoded_frames:
+            try:
+                picture = self._picture(decoded)
+            except av.FFmpegError:  # a damaged header may name colours that cannot be converted
+                self._damaged += 1
+                continue
             expected = last.pts + step if last else 0
             pts = expected if decoded.pts is None else decoded.pts - origin
-            last = Frame(index, pts, decoded.duration or 0, info.time_base, self._picture(decoded))
+            last = Frame(last.index + 1 if last else 0, pts, decoded.duration or 0, info.time_base, picture)
             yield last
-        if last:
-            self.problem = self._missing(last, step)
+        self.problem = self._missing(last, step) if last else self._no_frame()
 
     def _open(self) -> InputContainer:
         return open_media(self.path)
@@ -218,7 +223,8 @@ class VideoSource:
             yield from self._frames_of(None)
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        return self._container.demux(self._stream)
+        with suppress(IndexError):  # at the end, if a stream began on the way: github.com/PyAV-Org/PyAV/issues/692
+            yield from self._container.demux(self._stream)
 
     def _frames_of(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
         try:
@@ -293,9 +299,10 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if written := stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
-        hours, minutes, seconds = written.split(":")
         start = float((stream.start_time or 0) * (stream.time_base or 0))
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - start
+        with suppress(ValueError):  # it is damaged
+            hours, minutes, seconds = written.split(":")
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - start
     return container.duration / av.time_base if container.duration else None
 
 

@@ -8,6 +8,7 @@ import errno
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -86,11 +87,12 @@ class StreamSource(VideoSource):
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Of the picture; while only sound comes, or what cannot be decoded, time runs on."""
         self._decoded_at = time.monotonic()
-        for packet in self._container.demux():
-            if packet.stream_index == self._stream.index:
-                yield packet  # type: ignore[misc]
-            if time.monotonic() - self._decoded_at > self._stall_after:
-                raise av.error.TimeoutError(errno.ETIMEDOUT, "timed out")
+        with suppress(IndexError):  # at the end, if a stream began on the way: github.com/PyAV-Org/PyAV/issues/692
+            for packet in self._container.demux():
+                if packet.stream_index == self._stream.index:
+                    yield packet  # type: ignore[misc]
+                if time.monotonic() - self._decoded_at > self._stall_after:
+                    raise av.error.TimeoutError(errno.ETIMEDOUT, "timed out")
 
     def _frames_of(self, packet: Packet[VideoStream] | None) -> Iterator[VideoFrame]:
         for frame in super()._frames_of(packet):

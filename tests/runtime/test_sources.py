@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from onnxcam.errors import InputError
+from onnxcam.runtime import sources
 from onnxcam.runtime.sources import VideoSource
 
 from .clips import BLUE, GRAY, GREEN, RED, plain, times, write_clip
@@ -140,6 +145,56 @@ def test_damaged_packets_are_skipped(tmp_path: Path) -> None:
     assert source.problem == "the file is damaged: 1 packets were skipped, 9 frames could be read"
 
 
+def test_a_damaged_length_is_none(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mkv", [plain(RED)] * 25)
+    data = path.read_bytes()
+    assert b"00:00:01.000000000" in data
+    for written in (b"00:00:01.0\xff0000000", b"00:00 01.000000000"):
+        path.write_bytes(data.replace(b"00:00:01.000000000", written))
+        source, frames = read(path)
+        assert (len(frames), source.problem) == (25, None)
+
+
+def test_a_frame_whose_colours_cannot_be_converted_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.mp4", [plain(RED)] * 5)
+    convert, failing = VideoSource._picture, [1, 3]
+
+    def picture(source: VideoSource, decoded: av.VideoFrame) -> np.ndarray:
+        if round(decoded.time * 25) in failing:
+            raise av.error.OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return convert(source, decoded)
+
+    monkeypatch.setattr(VideoSource, "_picture", picture)
+    source, frames = read(path)
+    assert len(frames) == 3
+    assert source.problem == "the file is damaged: 2 packets were skipped, 3 frames could be read"
+    failing[:] = range(5)
+    source, frames = read(path)
+    assert (frames, source.problem) == ([], f"'{path}' is damaged: not one frame of it can be read")
+
+
+class Growing:
+    """A container in which a stream began on the way, which PyAV knows not at the end."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._container, name)
+
+    def demux(self, stream: av.VideoStream) -> Iterator[av.Packet]:
+        yield from self._container.demux(stream)
+        raise IndexError("list index out of range")
+
+
+def test_a_stream_that_begins_on_the_way_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.ts", [plain(RED)] * 5)
+    open_media = sources.open_media
+    monkeypatch.setattr(sources, "open_media", lambda path: Growing(open_media(path)))
+    source, frames = read(path)
+    assert (len(frames), source.problem) == (5, None)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -180,8 +235,6 @@ def test_a_picture_is_sent_to_the_other_command(tmp_path: Path, suffix: str) -> 
 
 
 def test_sound_alone_is_refused(tmp_path: Path) -> None:
-    import av
-
     path = tmp_path / "tone.m4a"
     with av.open(str(path), "w", format="mp4") as output:
         tone = output.add_stream("aac", rate=44100, layout="mono")
