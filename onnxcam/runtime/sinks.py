@@ -17,6 +17,7 @@ from types import TracebackType
 
 import av
 import cv2
+import numpy as np
 from av.audio.stream import AudioStream
 from av.container.output import OutputContainer
 from av.packet import Packet
@@ -112,7 +113,7 @@ class VideoSink:
         with self._writing():
             if self._stream is None:
                 self._stream = self._video_stream(*picture.shape[:2])
-            encoded = VideoFrame.from_ndarray(picture, format="bgr24").reformat(
+            encoded = VideoFrame.from_numpy_buffer(np.ascontiguousarray(picture), format="bgr24").reformat(
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,
                 dst_color_range=ColorRange.MPEG,
