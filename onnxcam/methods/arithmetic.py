@@ -17,7 +17,9 @@ TINY: Final = 1e-30
 def quotient(op: OpBuilder, x: ir.Value, y: ir.Value, floor: ir.Value | float) -> ir.Value:
     """x / y, and 0 where |y| ≤ ``floor``."""
     small = op.CastLike(op.LessOrEqual(op.Abs(y), floor), y)
-    divided: ir.Value = op.Mul(op.Div(x, op.Add(y, op.Mul(small, op.Sub(1.0, y)))), op.Sub(1.0, small))
+    below_one = isinstance(floor, float) and floor < 1  # then y + 1 is no zero where y is small
+    divisor = op.Add(y, small if below_one else op.Mul(small, op.Sub(1.0, y)))
+    divided: ir.Value = op.Mul(op.Div(x, divisor), op.Sub(1.0, small))
     return divided
 
 
