@@ -159,7 +159,6 @@ class VideoSource:
 
     def close(self) -> None:
         """Close the file. May be called twice."""
-        self._decoded_frames = chain[VideoFrame]()  # else the decoder's threads live on in a circle of references
         self._container.close()
 
     def __iter__(self) -> Generator[Frame, None, None]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import gc
 import os
-import weakref
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -259,17 +257,3 @@ def test_animations_are_videos(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.gif", [plain(RED), plain(BLUE)], codec="gif", pixels="rgb8")
     _, frames = read(path)
     assert [corner_colors(frame)[0] for frame in frames] == [RED, BLUE]
-
-
-def test_a_source_that_was_read_is_gone_at_once_and_its_decoder_with_it(tmp_path):
-    clip = write_clip(tmp_path / "clip.mp4", [plain(RED)] * 3)
-    gc.disable()
-    try:
-        with VideoSource(clip) as source:
-            for _ in source:
-                pass
-        known = weakref.ref(source)
-        del source
-        assert known() is None
-    finally:
-        gc.enable()

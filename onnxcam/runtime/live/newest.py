@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Grabbed", "Grabber", "Tell"]
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -143,6 +144,7 @@ class Grabber:
             except Exception as error:  # noqa: BLE001 a device may fail in ways of its own, and comes back
                 reason = f"{type(error).__name__}: {error}"
             source = None
+            gc.collect()  # PyAV's containers and streams hold each other, and with them the threads of their decoders
             if self._over(reader):
                 return
             if not self._again:

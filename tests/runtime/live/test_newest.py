@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from onnxcam.runtime.live.newest import Grabber
 from onnxcam.runtime.opening import CameraOptions, open_source
 from onnxcam.runtime.sources import Frame, VideoInfo
 
+from ..clips import RED, plain, write_clip  # noqa: TID252 tests are no package
 from ..streaming import HEIGHT, WIDTH, MjpegCamera, eventually  # noqa: TID252 tests are no package
 
 INFO = VideoInfo(width=4, height=2, average_rate=Fraction(25), time_base=Fraction(1, 25), frames=None, duration=None,
@@ -289,3 +293,18 @@ def test_closing_ends_the_thread_whatever_it_waits_for(script, options, monkeypa
     eventually(lambda: grabber.seen and (options or grabber.trouble))
     grabber.close()
     assert not grabber._thread.is_alive()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux tells them")
+def test_a_loop_gathers_no_decoders(tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4", [plain(RED)] * 2)
+    gc.disable()  # it comes when it likes
+    try:
+        with Grabber(lambda: open_source(str(clip)), paced=True, every=True) as grabber:
+            counts = []
+            for _ in range(12):
+                assert grabber.next(5) is not None
+                counts.append(len(os.listdir("/proc/self/task")))
+    finally:
+        gc.enable()
+    assert counts[-1] <= counts[3]
