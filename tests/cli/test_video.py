@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 from onnxcam.cli import main
 
 from ..runtime.clips import BLUE, GREEN, RED, color_artifact, packets, plain, times, write_clip  # noqa: TID252 tests are no package
+from ..runtime.streaming import MjpegCamera  # noqa: TID252
 
 ROOT = Path(__file__).parents[2]
 
@@ -177,3 +180,25 @@ def test_methods_on_changed_pictures_and_views_explain_frames_too(folder: Path) 
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines()[1].split()[2] == "red"
     assert call("clip.mp4", "-m", "colors.cam.onnx", "--method", "rise", "--sigma", "3", "--overwrite").exit_code == 1
+
+
+def test_a_folder_a_pattern_and_a_stream_are_videos_too(folder: Path) -> None:
+    (folder / "shots").mkdir()
+    for number, color in ((9, RED), (10, GREEN), (11, BLUE)):
+        (folder / "shots" / f"img_{number}.png").write_bytes(cv2.imencode(".png", plain(color))[1].tobytes())
+    (folder / "shots" / "img_12.png").write_bytes(b"no picture")
+    for source, output in (("shots", "shots_cam.mp4"), ("shots/img_%d.png", "shots/img_cam.mp4")):
+        result = call(source, "-m", "colors.cam.onnx", "--json")
+        assert result.exit_code == 0, result.output
+        assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["red", "green", "blue"]
+        assert result.stderr.startswith(f"Warning: '{source}': ")
+        assert result.stderr.endswith("3 of 4 pictures could be read\n")
+        assert len(times(folder / output)) == 3
+    with MjpegCamera() as camera:
+        threading.Timer(0.5, camera.close).start()
+        address = camera.address.replace("//", "//user:secret@") + f"?key={'secret' * 60}"  # longer than any file name
+        result = call(address, "-m", "colors.cam.onnx")
+    assert result.exit_code == 0, result.output
+    assert "secret" not in result.output
+    assert f"Warning: '{camera.address}': the stream " in result.stderr
+    assert len(times(folder / "127.0.0.1_cam.mp4")) >= 3
