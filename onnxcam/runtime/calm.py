@@ -109,13 +109,23 @@ class Calmer:
             for name, cam in names.items():
                 before: Any = self._maps.get((each.class_index, name))
                 known = before is not None and before.shape == cam.shape
-                maps[each.class_index, name] = cam if not known else before + np.float32(weight) * (cam - before)
+                maps[each.class_index, name] = _between(before, cam, weight) if known else cam
             cams = {name: maps[each.class_index, name] for name in each.cams}
             return replace(each, cam=maps[each.class_index, each.method or ""], cams=cams)
 
         smoothed = replace(one(explanation), others=tuple(one(each) for each in explanation.others))
         self._maps = maps  # a class that is not explained now begins anew when it comes back
         return smoothed
+
+
+def _between(before: Floats, cam: Floats, weight: float) -> Floats:
+    """The mean of two maps [h, w], in which ``cam`` counts for ``weight``, 0-1.
+
+    Where either is not finite it is ``cam`` as it came: in a mean, a single NaN would stay for ever.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean = before + np.float32(weight) * (cam - before)
+    return np.where(np.isfinite(mean), mean, cam)
 
 
 class CutDetector:

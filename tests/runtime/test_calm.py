@@ -72,6 +72,15 @@ def test_the_map_of_another_class_begins_anew():
     assert fed(calmer, explained(6), 0.2)[0] == 6
 
 
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_map_that_is_not_finite_breaks_its_own_frame_alone(broken):
+    calmer = Calmer(replace(OFF, smoothing=1.0, scale=2.0), holding=False)
+    fed(calmer, explained(8), 0.0)
+    calmer.explain(GREY, 1.0, lambda held: explained(broken))
+    assert fed(calmer, explained(4), 2.0)[0] == 4
+    assert fed(calmer, explained(0), 2.0 + math.log(2))[0] == pytest.approx(2)
+
+
 class Model:
     """Explains class ``held``, or the likeliest of ``scores``; counts its runs."""
 
