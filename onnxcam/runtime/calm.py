@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 
 _THUMBNAIL = (32, 18)  # width and height: small enough that ordinary motion moves little of it
 _SAMPLES = 4  # pixels along a side of each of its own: reading all of a large picture would take a millisecond
+_CLEARLY = 2.0  # times as likely: another class is explained then, however unlikely both are
 _USUAL = 0.9  # share of what was usual that stays in what is, from frame to frame
 _UNUSUAL = 3.0  # times as much change as is usual
 
@@ -34,7 +35,8 @@ class Calm:
         63 %, whatever the frame rate.
     scale: seconds in which the value that is drawn hottest fades by half, where the maps grow weaker; with 0 each frame
         has a scale of its own.
-    hold: the margin of probability, 0-1, by which another class must be likelier before it is explained instead.
+    hold: the margin of probability, 0-1, by which another class must be likelier before it is explained instead. One
+        that is twice as likely always is: where nothing is likely, no margin would ever be reached.
     cut: the change of a picture, 0-1 of its range of grey, from which it can be a new scene, and all of this begins
         anew. (Mean absolute difference of thumbnails, and three times as much as lately, after PySceneDetect's content
         and adaptive detectors.)
@@ -78,7 +80,7 @@ class Calmer:
         """The explanation of the frame ``picture`` shown at ``time`` (seconds), its maps calmed, and their peak.
 
         run: explains the frame for a class, or for the one that was asked for where None. It is called a second time
-            where another class has become likelier by the margin.
+            where another class has become clearly likelier.
         """
         if self._cuts.cut(picture):
             self.reset()
@@ -96,7 +98,8 @@ class Calmer:
         self._maps, self._held = {}, None
 
     def _lets_go(self, explanation: Explanation) -> bool:
-        return float(explanation.scores.max()) - float(explanation.scores[self._held]) > self._calm.hold
+        likeliest, held = float(explanation.scores.max()), float(explanation.scores[self._held])
+        return likeliest - held > self._calm.hold or likeliest > _CLEARLY * held
 
     def _smoothed(self, explanation: Explanation, time: float) -> Explanation:
         tau = self._calm.smoothing

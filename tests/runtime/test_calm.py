@@ -103,6 +103,14 @@ def test_a_class_is_held_at_a_near_tie_and_let_go_where_another_is_clearly_likel
     assert model.runs == 6  # the frame on which it changed was explained again
 
 
+def test_where_nothing_is_likely_a_class_is_held_until_another_is_twice_as_likely():
+    calmer, model = Calmer(replace(OFF, hold=0.1), holding=True), Model()
+    shown = []
+    for model.scores in ((0.08, 0.01), (0.03, 0.059), (0.03, 0.061), (0.059, 0.03)):
+        shown.append(calmer.explain(GREY, 0.0, model)[0].class_index)
+    assert shown == [0, 0, 1, 1]
+
+
 def test_a_class_that_was_asked_for_is_not_held():
     calmer, model = Calmer(Calm(hold=0.5), holding=False), Model()
     for model.scores in ((0.52, 0.48), (0.46, 0.54)):
