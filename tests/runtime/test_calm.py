@@ -13,6 +13,7 @@ from onnxcam.errors import OnnxCamError
 from onnxcam.runtime.calm import Calm, Calmer, CutDetector, HeatScale
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.geometry import place
+from onnxcam.runtime.preprocess import Picture
 
 GREY = np.full((36, 64, 3), 128, np.uint8)
 OFF = Calm(smoothing=0, scale=0, hold=0, cut=0)
@@ -130,17 +131,39 @@ def test_a_cut_begins_everything_anew():
     assert fed(other, explained(2), 0.1, GREY // 4) == (2, 2)
 
 
-def test_a_cut_is_told_from_motion_and_from_a_restless_picture():
-    rng = np.random.default_rng(0)
-    wide = np.kron(rng.integers(0, 256, (9, 40, 3), np.uint8), np.ones((40, 40, 1), np.uint8))
-    other = 255 - wide
-    moving = CutDetector(0.1)
-    assert not any(moving.cut(wide[:, x : x + 640]) for x in range(0, 300, 10))
-    assert moving.cut(other[:, 300:940])
-    assert not moving.cut(other[:, 310:950])
-    flickering = CutDetector(0.1)
-    found = [flickering.cut(each) for each in [GREY, GREY // 3] * 30]
-    assert sum(found) == 4  # then it is usual: 1 - 0.9^4 > 1/3
+def blocks(seed: int, columns: int = 16) -> Picture:
+    """A picture of squares of 40 pixels in colours of their own, 360 pixels high."""
+    colors = np.random.default_rng(seed).integers(0, 256, (9, columns, 3), np.uint8)
+    return np.kron(colors, np.ones((40, 40, 1), np.uint8))
+
+
+def test_a_cut_is_told_from_motion():
+    wide, detector = blocks(0, columns=40), CutDetector(0.1)
+    assert not any(detector.cut(wide[:, x : x + 640]) for x in range(0, 300, 10))
+    assert detector.cut(255 - wide[:, 300:940])
+    assert not detector.cut(255 - wide[:, 310:950])
+
+
+def test_light_that_comes_and_goes_is_no_cut():
+    scene, detector = blocks(0), CutDetector(0.1)
+    assert not any(detector.cut(each) for each in [scene, scene // 3, scene, 255 - (255 - scene) // 3] * 5)
+    assert detector.cut(blocks(1))
+
+
+def test_a_new_picture_in_every_frame_is_a_cut_in_every_frame():
+    detector = CutDetector(0.1)
+    assert [detector.cut(blocks(seed)) for seed in range(30)] == [False] + 29 * [True]
+
+
+def test_a_flat_picture_has_no_structure_to_stay():
+    detector = CutDetector(0.1)
+    assert [detector.cut(each) for each in (GREY, GREY + 20, GREY // 3, GREY // 3, blocks(0))] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_without_a_threshold_nothing_is_a_cut():
