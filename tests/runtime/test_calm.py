@@ -73,6 +73,23 @@ def test_the_map_of_another_class_begins_anew():
     assert fed(calmer, explained(6), 0.2)[0] == 6
 
 
+def test_each_of_several_classes_has_a_mean_of_its_own_wherever_it_stands():
+    calmer = Calmer(replace(OFF, smoothing=1.0), holding=False)
+    first = replace(explained(8), others=(explained(4, class_index=1),))
+    second = replace(explained(0, class_index=1), others=(explained(2),))
+    calmer.explain(GREY, 0.0, lambda held: first)
+    shown, _ = calmer.explain(GREY, math.log(2), lambda held: second)
+    assert [(each.class_index, each.cam[0, 0]) for each in shown.classes] == [(1, 2), (0, 5)]
+
+
+def test_a_map_of_another_size_begins_anew():
+    calmer = Calmer(replace(OFF, smoothing=1.0), holding=False)
+    fed(calmer, explained(8), 0.0)
+    finer = np.full((3, 5), 2, np.float32)
+    shown, _ = calmer.explain(GREY, 0.1, lambda held: replace(explained(2), cam=finer, cams={"gradcam": finer}))
+    np.testing.assert_array_equal(shown.cam, finer)
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
 def test_a_map_that_is_not_finite_breaks_its_own_frame_alone(broken):
     calmer = Calmer(replace(OFF, smoothing=1.0, scale=2.0), holding=False)
