@@ -177,7 +177,8 @@ def calm_options(function: F) -> F:
             type=click.FloatRange(0, 1),
             default=DEFAULT_HOLD,
             show_default=True,
-            help="Probability by which another class must be likelier to be explained instead.",
+            help="Probability by which another class must be likelier to be explained instead, unless it is twice as "
+            "likely.",
         ),
         click.option(
             "--scale",

@@ -16,6 +16,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxcam.cli import main
+from onnxcam.errors import OutputError
+from onnxcam.runtime.calm import Calm
+from onnxcam.runtime.pipeline import VideoSummary
 
 from ..runtime.clips import BLUE, GREEN, RED, color_artifact, packets, plain, times, write_clip  # noqa: TID252 tests are no package
 from ..runtime.streaming import MjpegCamera  # noqa: TID252
@@ -90,6 +93,29 @@ def test_json_is_a_line_per_frame(folder: Path) -> None:
     assert [line["class"] for line in lines] == [0] * 4 + [1] * 4 + [2] * 2
     assert set(lines[0]) == {"frame", "time", "class", "label", "score"}
     assert (folder / "out.mkv").exists()
+
+
+def test_a_class_is_held_unless_told_otherwise(folder: Path) -> None:
+    red, green = plain((10, 130, 140)), plain((10, 140, 130))
+    write_clip(folder / "tie.mp4", [red, green] * 3, crf="1", preset="ultrafast")
+    lines = call("tie.mp4", "-m", "colors.cam.onnx").stdout.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == ["red"]
+    lines = call("tie.mp4", "-m", "colors.cam.onnx", "--hold", "0", "--overwrite").stdout.splitlines()
+    assert [line.split()[2] for line in lines[1:]] == ["red", "green"] * 3
+
+
+def test_calm_is_set_by_options_and_there_by_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Calm] = []
+
+    def explain(*_: object, calm: Calm, **__: object) -> VideoSummary:
+        given.append(calm)
+        raise OutputError("enough")
+
+    monkeypatch.setattr("onnxcam.runtime.pipeline.explain_video", explain)
+    for options in ([], ["--smooth", "0.5", "--scale", "3", "--hold", "0.2", "--cut", "0"]):
+        assert call("clip.mp4", "-m", "colors.cam.onnx", *options).stderr == "Error: enough\n"
+    assert given == [Calm(), Calm(smoothing=0.5, scale=3, hold=0.2, cut=0)]
+    assert call("clip.mp4", "--hold", "2").exit_code == 2
 
 
 def test_many_stretches_are_cut_to_the_longest(folder: Path) -> None:

@@ -13,6 +13,7 @@ from onnxcam.errors import OnnxCamError
 from onnxcam.runtime.calm import Calm, Calmer, CutDetector, HeatScale
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.geometry import place
+from onnxcam.runtime.preprocess import Picture
 
 GREY = np.full((36, 64, 3), 128, np.uint8)
 OFF = Calm(smoothing=0, scale=0, hold=0, cut=0)
@@ -72,6 +73,32 @@ def test_the_map_of_another_class_begins_anew():
     assert fed(calmer, explained(6), 0.2)[0] == 6
 
 
+def test_each_of_several_classes_has_a_mean_of_its_own_wherever_it_stands():
+    calmer = Calmer(replace(OFF, smoothing=1.0), holding=False)
+    first = replace(explained(8), others=(explained(4, class_index=1),))
+    second = replace(explained(0, class_index=1), others=(explained(2),))
+    calmer.explain(GREY, 0.0, lambda held: first)
+    shown, _ = calmer.explain(GREY, math.log(2), lambda held: second)
+    assert [(each.class_index, each.cam[0, 0]) for each in shown.classes] == [(1, 2), (0, 5)]
+
+
+def test_a_map_of_another_size_begins_anew():
+    calmer = Calmer(replace(OFF, smoothing=1.0), holding=False)
+    fed(calmer, explained(8), 0.0)
+    finer = np.full((3, 5), 2, np.float32)
+    shown, _ = calmer.explain(GREY, 0.1, lambda held: replace(explained(2), cam=finer, cams={"gradcam": finer}))
+    np.testing.assert_array_equal(shown.cam, finer)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_a_map_that_is_not_finite_breaks_its_own_frame_alone(broken):
+    calmer = Calmer(replace(OFF, smoothing=1.0, scale=2.0), holding=False)
+    fed(calmer, explained(8), 0.0)
+    calmer.explain(GREY, 1.0, lambda held: explained(broken))
+    assert fed(calmer, explained(4), 2.0)[0] == 4
+    assert fed(calmer, explained(0), 2.0 + math.log(2))[0] == pytest.approx(2)
+
+
 class Model:
     """Explains class ``held``, or the likeliest of ``scores``; counts its runs."""
 
@@ -94,6 +121,14 @@ def test_a_class_is_held_at_a_near_tie_and_let_go_where_another_is_clearly_likel
     assert model.runs == 6  # the frame on which it changed was explained again
 
 
+def test_where_nothing_is_likely_a_class_is_held_until_another_is_twice_as_likely():
+    calmer, model = Calmer(replace(OFF, hold=0.1), holding=True), Model()
+    shown = []
+    for model.scores in ((0.08, 0.01), (0.03, 0.059), (0.03, 0.061), (0.059, 0.03)):
+        shown.append(calmer.explain(GREY, 0.0, model)[0].class_index)
+    assert shown == [0, 0, 1, 1]
+
+
 def test_a_class_that_was_asked_for_is_not_held():
     calmer, model = Calmer(Calm(hold=0.5), holding=False), Model()
     for model.scores in ((0.52, 0.48), (0.46, 0.54)):
@@ -113,17 +148,39 @@ def test_a_cut_begins_everything_anew():
     assert fed(other, explained(2), 0.1, GREY // 4) == (2, 2)
 
 
-def test_a_cut_is_told_from_motion_and_from_a_restless_picture():
-    rng = np.random.default_rng(0)
-    wide = np.kron(rng.integers(0, 256, (9, 40, 3), np.uint8), np.ones((40, 40, 1), np.uint8))
-    other = 255 - wide
-    moving = CutDetector(0.1)
-    assert not any(moving.cut(wide[:, x : x + 640]) for x in range(0, 300, 10))
-    assert moving.cut(other[:, 300:940])
-    assert not moving.cut(other[:, 310:950])
-    flickering = CutDetector(0.1)
-    found = [flickering.cut(each) for each in [GREY, GREY // 3] * 30]
-    assert sum(found) == 4  # then it is usual: 1 - 0.9^4 > 1/3
+def blocks(seed: int, columns: int = 16) -> Picture:
+    """A picture of squares of 40 pixels in colours of their own, 360 pixels high."""
+    colors = np.random.default_rng(seed).integers(0, 256, (9, columns, 3), np.uint8)
+    return np.kron(colors, np.ones((40, 40, 1), np.uint8))
+
+
+def test_a_cut_is_told_from_motion():
+    wide, detector = blocks(0, columns=40), CutDetector(0.1)
+    assert not any(detector.cut(wide[:, x : x + 640]) for x in range(0, 300, 10))
+    assert detector.cut(255 - wide[:, 300:940])
+    assert not detector.cut(255 - wide[:, 310:950])
+
+
+def test_light_that_comes_and_goes_is_no_cut():
+    scene, detector = blocks(0), CutDetector(0.1)
+    assert not any(detector.cut(each) for each in [scene, scene // 3, scene, 255 - (255 - scene) // 3] * 5)
+    assert detector.cut(blocks(1))
+
+
+def test_a_new_picture_in_every_frame_is_a_cut_in_every_frame():
+    detector = CutDetector(0.1)
+    assert [detector.cut(blocks(seed)) for seed in range(30)] == [False] + 29 * [True]
+
+
+def test_a_flat_picture_has_no_structure_to_stay():
+    detector = CutDetector(0.1)
+    assert [detector.cut(each) for each in (GREY, GREY + 20, GREY // 3, GREY // 3, blocks(0))] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_without_a_threshold_nothing_is_a_cut():
