@@ -17,6 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from onnxcam.cli import main
+from onnxcam.errors import OutputError
+from onnxcam.runtime.calm import Calm
 from onnxcam.runtime.cameras import CameraInfo
 
 from ..runtime.clips import BLUE, GREEN, RED, color_artifact, plain, write_clip  # noqa: TID252 tests are no package
@@ -56,6 +58,19 @@ def test_every_frame_of_a_file_is_explained_and_recorded(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["clip.mp4", "colors.cam.onnx", "out.mp4"]
     lines = result.stderr.splitlines()
     assert [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines[:2]] == ["recording: out.mp4", "ended"]
+
+
+def test_calm_is_set_by_options_and_there_by_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Calm] = []
+
+    def live(*_: object, calm: Calm, **__: object) -> None:
+        given.append(calm)
+        raise OutputError("enough")
+
+    monkeypatch.setattr("onnxcam.runtime.live.loop.Live", live)
+    for options in ([], ["--smooth", "0.5", "--scale", "3", "--hold", "0.2", "--cut", "0"]):
+        assert "Error: enough" in call("clip.mp4", "--record", "out.mp4", *options).stderr
+    assert given == [Calm(), Calm(smoothing=0.5, scale=3, hold=0.2, cut=0)]
 
 
 def test_a_loop_goes_on_until_it_is_to_end(folder: Path) -> None:
