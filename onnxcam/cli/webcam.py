@@ -210,6 +210,7 @@ def webcam(
         live.stop()
     _report(grabber, live, ages, as_json)
     live.raise_error()
+    grabber.raise_error()
     _exit(stop, tape.trouble)
 
 
