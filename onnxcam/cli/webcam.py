@@ -159,6 +159,7 @@ def webcam(
         return Recorder(recording_path(text), rate=Fraction(30), overwrite=overwrite, wait=every, tell=log)
 
     with (
+        log.warnings(),
         stop_signals() as stop,
         load(model, providers=providers or None, resize=resize, spinning=False) as cam_model,
         ExitStack() as stack,
