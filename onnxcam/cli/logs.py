@@ -6,6 +6,9 @@ __all__ = ["Log", "log_option"]
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from threading import Lock
 from typing import Any
@@ -22,7 +25,10 @@ log_option = click.option(
 
 
 class Log:
-    """Tells events from any thread: ``10:15:00 lost: no route to host, pause 0.5``, or as a JSON object."""
+    """Tells events from any thread: ``10:15:00 lost: no route to host, pause 0.5``, or as a JSON object.
+
+    Where nobody reads it any more, or its disk is full, what is told goes on unheard.
+    """
 
     def __init__(self, form: str) -> None:
         self._json = form == "json"
@@ -36,8 +42,21 @@ class Log:
         else:
             said = ", ".join(str(facts[name]) if name in _PLAIN else f"{name} {facts[name]}" for name in facts)
             line = f"{now.astimezone():%H:%M:%S} {event}{': ' if said else ''}{said}"
-        with self._lock:
-            print(line.replace("\n", " "), file=sys.stderr, flush=True)
+        with self._lock, suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                print(line.replace("\n", " "), file=sys.stderr, flush=True)
+
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Tell the warnings that are the user's as events, ``warning``, as long as it lasts."""
+
+        def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+            if issubclass(category, RuntimeWarning | UserWarning):
+                self("warning", text=str(message))
+
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
 
 
 _PLAIN = {"reason", "file", "address", "text"}

@@ -159,6 +159,7 @@ def webcam(
         return Recorder(recording_path(text), rate=Fraction(30), overwrite=overwrite, wait=every, tell=log)
 
     with (
+        log.warnings(),
         stop_signals() as stop,
         load(model, providers=providers or None, resize=resize, spinning=False) as cam_model,
         ExitStack() as stack,
@@ -210,6 +211,7 @@ def webcam(
         live.stop()
     _report(grabber, live, ages, as_json)
     live.raise_error()
+    grabber.raise_error()
     _exit(stop, tape.trouble)
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from os import fspath
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import onnxruntime as ort
@@ -68,6 +69,7 @@ class Engine:
         self.types: dict[str, str] = {x.name: numpy_type(x.type) for x in session.get_inputs()}
         self.metadata: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self._running: ort.InferenceSession | None = session
+        self._falling = Lock()
 
     def close(self) -> None:
         """Give session and device memory back. May be called twice."""
@@ -75,29 +77,44 @@ class Engine:
 
     def run(self, names: Sequence[str], feed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs ``names`` in one pass. Raises `InputError` where an input lacks or the model cannot take one."""
-        if self._running is None:
+        session = self._running
+        if session is None:
             raise ArtifactError(f"'{self.path}' is closed: load it again")
         lacking = [name for name in self.inputs if name not in feed]
         if lacking:
             raise InputError(f"'{self.path}' needs the input '{lacking[0]}' as well: give it in inputs, by name")
         try:
-            values = self._running.run(list(names), dict(feed))
+            values = session.run(list(names), dict(feed))
         except ORT_ERRORS as error:
-            if self.providers[0] != _CPU and not isinstance(error, ort_state.InvalidArgument):
-                self._fall_back(error)
-                return self.run(names, feed)
-            raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
+            if isinstance(error, ort_state.InvalidArgument) or not self._fall_back(session, error):
+                raise InputError(f"'{self.path}' cannot take this input: {_first_line(error)}") from None
+            return self.run(names, feed)
         return dict(zip(names, values, strict=True))
 
-    def _fall_back(self, error: Exception) -> None:
-        """Go on with the CPU: a device may be lost, or run out of memory, while a program is to run for weeks."""
+    def _fall_back(self, failed: ort.InferenceSession, error: Exception) -> bool:
+        """Go on with the CPU: a device may be lost, or run out of memory, while a program is to run for weeks.
+
+        False if ``failed`` was the CPU's. Several threads may have been in a device that is lost: each runs again.
+        """
+        with self._falling:
+            if self._running is not failed:
+                return True
+            if self.providers[0] == _CPU:
+                return False
+            try:
+                self._running = _start(self.path, self._options, [_CPU])
+            except ORT_ERRORS as second:
+                raise ArtifactError(
+                    f"{self.providers[0]} failed ({_first_line(error)}), and {_CPU} cannot load '{self.path}': "
+                    f"{_first_line(second)}"
+                ) from None
+            lost, self.providers = self.providers[0], (_CPU,)
         warnings.warn(
-            f"{self.providers[0]} failed ({_first_line(error)}), so {_CPU} runs the model from now on",
+            f"{lost} failed ({_first_line(error)}), so {_CPU} runs the model from now on",
             RuntimeWarning,
             stacklevel=4,
         )
-        self._running = _start(self.path, self._options, [_CPU])
-        self.providers = (_CPU,)
+        return True
 
 
 def numpy_type(onnx_type: str) -> str:

@@ -48,6 +48,7 @@ class Grabber:
 
     seen, dropped: how many frames came, and how many of them nobody took.
     trouble: a sentence while the source is lost, or None.
+    error: what broke it off, where it is not opened again; None if it came to its end.
 
     Raises `InputError` if the source cannot be opened the first time.
     """
@@ -65,6 +66,7 @@ class Grabber:
     ) -> None:
         self.seen = self.dropped = 0
         self.trouble: str | None = None
+        self.error: Exception | None = None
         self.ended = False
         self._opener, self._paced, self._every, self._again = opener, paced, every, again
         self._stall_after, self._tell, self._clock = stall_after, tell, clock
@@ -97,6 +99,11 @@ class Grabber:
         with self._changed:
             self._changed.notify_all()
         self._thread.join(timeout=2.0)
+
+    def raise_error(self) -> None:
+        """Raise what broke the source off, if anything did."""
+        if self.error is not None:
+            raise self.error
 
     def next(self, timeout: float) -> Grabbed | None:
         """The newest frame that was not taken yet, waiting for it so many seconds; None if there is none."""
@@ -132,6 +139,7 @@ class Grabber:
     def _read(self, reader: int, source: Source | None) -> None:
         while not self._over(reader):
             count, reason = self.seen, "it could not be opened"
+            failure: Exception | None = None
             try:
                 source = source or self._reopened(reader)
                 if source is None:
@@ -140,15 +148,15 @@ class Grabber:
                     self._play(source, reader)
                 reason = source.problem or ""
             except InputError as error:
-                reason = str(error)
+                reason, failure = str(error), error
             except Exception as error:  # noqa: BLE001 a device may fail in ways of its own, and comes back
-                reason = f"{type(error).__name__}: {error}"
+                reason, failure = f"{type(error).__name__}: {error}", error
             source = None
             gc.collect()  # PyAV's containers and streams hold each other, and with them the threads of their decoders
             if self._over(reader):
                 return
             if not self._again:
-                self._end(reason)
+                self._end(reason, failure)
                 return
             if self._paced and self.seen > count:
                 self._begun = self._clock()
@@ -214,9 +222,9 @@ class Grabber:
         self.trouble = reason
         self._tell("lost", reason=reason, pause=self._pause)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, failure: Exception | None) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._newest is None or self._closed.is_set())
-            self.ended = True
+            self.error, self.ended = failure, True
             self._changed.notify_all()
         self._tell("ended", **({"reason": reason} if reason else {}))
