@@ -44,15 +44,15 @@ class Point:
 
 def points() -> Iterator[Point]:
     lite0 = {"model": "tf_efficientnet_lite0", "layer": "bn2"}
-    for batch in (1, 2, 4, 8, 16, 32, 64):
+    for batch in (1, 4, 16, 64):
         yield Point("batch", batch, **lite0, batch=batch)
-    for classes in (1, 2, 5, 10, 20, 50):
+    for classes in (1, 10, 50):
         yield Point("classes", classes, **lite0, classes=classes)
-    for side in (224, 320, 448, 640, 1024):
+    for side in (224, 448, 1024):
         yield Point("picture's side", side, **lite0, side=side)
     for name, layer in (
-        ("tf_efficientnet_lite0", "bn2"), ("resnet18", "layer4"), ("resnet50", "layer4"), ("resnet152", "layer4"),
-        ("vit_base_patch16_224", "blocks.10"), ("vit_large_patch16_224", "blocks.22"),
+        ("tf_efficientnet_lite0", "bn2"), ("resnet50", "layer4"), ("vit_base_patch16_224", "blocks.10"),
+        ("vit_large_patch16_224", "blocks.22"),
     ):  # fmt: skip
         parameters = sum(p.numel() for p in timm.create_model(name).parameters()) / 1e6
         yield Point("model's parameters, millions", round(parameters, 1), name, layer)

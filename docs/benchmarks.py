@@ -175,7 +175,8 @@ SECTIONS: tuple[Callable[[], str], ...] = (speed, libraries, video, repeated, me
 
 
 def page() -> str:
-    return HEAD + "".join(section() for section in SECTIONS)
+    """What was measured; a script that has not been run yet has no section."""
+    return HEAD + "".join(section() for section in SECTIONS if (MEASURED / f"{section.__name__}.json").exists())
 
 
 if __name__ == "__main__":
