@@ -32,7 +32,9 @@ class Calm:
     """How maps are kept calm over time. Each part is turned off by 0.
 
     smoothing: seconds, the time constant of an exponential mean of the raw maps: after so long a new map counts for
-        63 %, whatever the frame rate.
+        63 %, whatever the frame rate. Heat lags behind what moves by as long: by default so little that the map still
+        points at a thing that crosses the picture in a second (``benchmarks/calm.py``). Where little moves, 0.3 is
+        calmer.
     scale: seconds in which the value that is drawn hottest fades by half, where the maps grow weaker; with 0 each frame
         has a scale of its own.
     hold: the margin of probability, 0-1, by which another class must be likelier before it is explained instead. One
