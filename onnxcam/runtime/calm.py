@@ -104,7 +104,9 @@ class Calmer:
 
     def _smoothed(self, explanation: Explanation, time: float) -> Explanation:
         tau = self._calm.smoothing
-        weight = -math.expm1(-max(time - self._time, 0.0) / tau) if tau else 1.0
+        if not tau:
+            return explanation
+        weight = -math.expm1(-max(time - self._time, 0.0) / tau)
         self._time = time
         maps: dict[tuple[int | None, str], Floats] = {}
 
@@ -128,7 +130,7 @@ def _between(before: Floats, cam: Floats, weight: float) -> Floats:
     Where either is not finite it is ``cam`` as it came: in a mean, a single NaN would stay for ever.
     """
     with np.errstate(invalid="ignore", over="ignore"):
-        mean = before + np.float32(weight) * (cam - before)
+        mean = np.float32(1 - weight) * before + np.float32(weight) * cam
     return np.where(np.isfinite(mean), mean, cam)
 
 

@@ -50,6 +50,12 @@ def test_with_everything_off_maps_are_as_they_come():
     assert [fed(calmer, explained(v), t) for t, v in enumerate((4, 1, 0))] == [(4, 4), (1, 1), (0, 0)]
 
 
+def test_without_smoothing_a_weak_map_after_a_strong_one_is_the_same_to_the_bit():
+    calmer = Calmer(OFF, holding=False)
+    fed(calmer, explained(1e6), 0.0)
+    assert np.float32(fed(calmer, explained(0.1), 1.0)[0]) == np.float32(0.1)  # 1e6 + (0.1 - 1e6) is 0.125
+
+
 def test_a_step_is_reached_by_63_percent_after_the_time_constant_whatever_the_frame_rate():
     for frames in (1, 5, 50):
         calmer = Calmer(replace(OFF, smoothing=0.5), holding=False)
