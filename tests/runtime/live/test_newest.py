@@ -307,4 +307,4 @@ def test_a_loop_gathers_no_decoders(tmp_path):
                 counts.append(len(os.listdir("/proc/self/task")))
     finally:
         gc.enable()
-    assert counts[-1] <= counts[3]
+    assert min(counts[-4:]) <= max(counts[:4])  # a decoder may be at work whenever they are counted
