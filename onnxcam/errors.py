@@ -40,9 +40,10 @@ __all__ = [
     "UnsupportedOperatorError",
     "VerificationError",
     "nearest_names",
+    "unknown_name",
 ]
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -119,3 +120,8 @@ def nearest_names(name: str, known: Iterable[str], *, count: int = 3) -> str:
     if not near:
         return ""
     return "did you mean " + ", ".join(f"'{by_folded[c]}'" for c in near[:count]) + "?"
+
+
+def unknown_name(what: str, name: str, known: Sequence[str]) -> str:
+    """The sentence that refuses ``name``, with the nearest of those that are ``known``, or all of them."""
+    return f"there is no {what} '{name}': {nearest_names(name, known) or 'take one of ' + ', '.join(known)}"

@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
 
 from onnxcam.errors import InputError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.sources import Frame, VideoInfo, frame_rate
 
 _TICKS = 1000  # time stamps to the millisecond
@@ -34,7 +34,7 @@ class CameraInfo:
     path: str | None = None
 
 
-class CameraSource:
+class CameraSource(Closing):
     """The frames of the camera ``device``, a number or a path such as ``/dev/video0``; a context manager.
 
     size: width and height in pixels; rate: frames per second; pixel_format: four letters such as ``MJPG`` or ``YUYV``.
@@ -79,14 +79,6 @@ class CameraSource:
             duration=None,
             has_audio=False,
         )
-
-    def __enter__(self) -> CameraSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give the camera back. May be called twice."""

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxcam.errors import OnnxCamError, nearest_names
+from onnxcam.errors import OnnxCamError, unknown_name
 from onnxcam.runtime.geometry import project
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS, Layout
@@ -57,7 +57,7 @@ def render(
     Raises `OnnxCamError` for an unknown layout or colour map, or an alpha outside 0-1.
     """
     if layout not in LAYOUTS:
-        raise OnnxCamError(_unknown("layout", layout, LAYOUTS))
+        raise OnnxCamError(unknown_name("layout", layout, LAYOUTS))
     heatmap = explanation.scaled_heatmap(peak)
     drawn = (
         colorize(heatmap, colormap)
@@ -252,7 +252,7 @@ def _tint(alpha: float, colormap: str) -> Picture:
 def _colors(colormap: str) -> Picture:
     """BGR by heat 0-255, [256, 1, 3]."""
     if colormap not in COLORMAPS:
-        raise OnnxCamError(_unknown("colour map", colormap, COLORMAPS))
+        raise OnnxCamError(unknown_name("colour map", colormap, COLORMAPS))
     ramp = np.arange(256, dtype=np.uint8)[:, None]
     if colormap == "gray":
         return ramp[..., None].repeat(3, axis=2)
@@ -261,7 +261,3 @@ def _colors(colormap: str) -> Picture:
 
 def _quantized(heatmap: NDArray[np.float32]) -> Picture:
     return cv2.convertScaleAbs(heatmap, alpha=255)
-
-
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
-    return f"there is no {what} '{name}': {nearest_names(name, known) or 'take one of ' + ', '.join(known)}"

@@ -11,12 +11,12 @@ from fnmatch import fnmatch
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
 
 from onnxcam.errors import InputError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.pictures import SUFFIXES, read_picture
 from onnxcam.runtime.preprocess import Picture, as_bgr
 from onnxcam.runtime.sources import Frame, VideoInfo, frame_rate
@@ -30,7 +30,7 @@ def is_pattern(text: str) -> bool:
     return bool(_NUMBER.search(text)) or any(letter in text for letter in "*?")
 
 
-class PictureSequence:
+class PictureSequence(Closing):
     """The pictures of the folder ``path``, or those that a pattern (``img_%04d.png``, ``*.jpg``) names, as frames.
 
     rate: of the frames, per second. They come in the order of the numbers in their names, at the size of the first.
@@ -63,14 +63,6 @@ class PictureSequence:
             duration=float(len(self._files) / self._rate),
             has_audio=False,
         )
-
-    def __enter__(self) -> PictureSequence:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Nothing is held open."""

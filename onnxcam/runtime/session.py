@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -36,6 +35,7 @@ from onnxcam.errors import (
 from onnxcam.runtime.asked import Questions, rows_of
 from onnxcam.runtime.augmentation import views
 from onnxcam.runtime.choices import ClassChoices, Classes
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.engine import Engine
 from onnxcam.runtime.explanation import Explanation
 from onnxcam.runtime.geometry import place
@@ -75,7 +75,7 @@ def load(
     return CamModel(path, providers=providers, preprocess=preprocess, resize=resize, threads=threads, spinning=spinning)
 
 
-class CamModel:
+class CamModel(Closing):
     """A loaded artifact. Used in a ``with`` statement it gives the device memory back at the end.
 
     path: the file. info: its metadata. labels, classes: of the model's answer.
@@ -126,14 +126,6 @@ class CamModel:
         self._alike = {name for name, x in engine.inputs.items() if isinstance(shape[0], str) and x[:1] == shape[:1]}
         self._axes = len(shape)
         self._questions = Questions(engine, self.info, batch=self._batch)
-
-    def __enter__(self) -> CamModel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def providers(self) -> tuple[str, ...]:

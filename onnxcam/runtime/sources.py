@@ -28,6 +28,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from onnxcam.errors import InputError
+from onnxcam.runtime.closing import Closing
 
 Picture = NDArray[np.uint8]
 
@@ -113,7 +114,7 @@ class Source(Protocol):
         ...
 
 
-class VideoSource:
+class VideoSource(Closing):
     """The frames of the video file at ``path``; a context manager, to be iterated over once.
 
     The display matrix is applied, every pixel format becomes uint8 BGR, and time stamps are the file's own, however
@@ -148,14 +149,6 @@ class VideoSource:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> VideoSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file. May be called twice."""

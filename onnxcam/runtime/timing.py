@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnxcam.errors import ArtifactError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.engine import ORT_ERRORS
 from onnxcam.runtime.providers import named_providers
 
@@ -57,7 +57,7 @@ class Spread:
         return f"{self.median:{form}} ({self.low:{form}}-{self.high:{form}})"
 
 
-class Runner:
+class Runner(Closing):
     """The model file at ``path`` in a process of its own, run on random inputs when told to; a context manager.
 
     inputs: shape and NumPy type of each. threads: for one operator. providers: as `onnxcam.load` takes them.
@@ -87,14 +87,6 @@ class Runner:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the process."""

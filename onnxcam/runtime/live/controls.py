@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
-from onnxcam.errors import MethodError, OnnxCamError, nearest_names
+from onnxcam.errors import MethodError, OnnxCamError, unknown_name
 from onnxcam.runtime.choices import ClassChoice
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS, Layout
@@ -70,16 +70,12 @@ class Controls:
 
     def _check(self, settings: Settings) -> None:
         if settings.method not in self.methods:
-            raise MethodError(_unknown("method", settings.method, self.methods))
+            raise MethodError(unknown_name("method", settings.method, self.methods))
         if settings.layout not in LAYOUTS:
-            raise OnnxCamError(_unknown("layout", settings.layout, LAYOUTS))
+            raise OnnxCamError(unknown_name("layout", settings.layout, LAYOUTS))
         if settings.colormap not in COLORMAPS:
-            raise OnnxCamError(_unknown("colour map", settings.colormap, COLORMAPS))
+            raise OnnxCamError(unknown_name("colour map", settings.colormap, COLORMAPS))
         if not 0 <= settings.alpha <= 1:
             raise OnnxCamError(f"alpha is {settings.alpha}: it takes a number from 0 to 1")
         if settings.class_choice != -1:
             self._model.check(class_index=[settings.class_choice] * self._model.explained)
-
-
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
-    return f"there is no {what} '{name}': {nearest_names(name, known) or 'take one of ' + ', '.join(known)}"

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from threading import Condition, Event, Thread
-from types import TracebackType
 from typing import TypeAlias
 
 from onnxcam.errors import InputError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.sources import Frame, Source
 
 Tell: TypeAlias = Callable[..., None]
@@ -34,7 +34,7 @@ class Grabbed:
     taken: float
 
 
-class Grabber:
+class Grabber(Closing):
     """Reads a source in a thread of its own and keeps its newest frame; a context manager.
 
     opener: opens the source, now and whenever it was lost.
@@ -82,14 +82,6 @@ class Grabber:
         self.info = (source := opener()).info
         self._begun = clock()
         self._thread = self._start(source)
-
-    def __enter__(self) -> Grabber:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the reading. A thread that hangs in a device is left to itself. May be called twice."""

@@ -11,11 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Thread
-from types import TracebackType
 
 import cv2
 
 from onnxcam.errors import OnnxCamError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.live.frames import LiveFrame
 from onnxcam.runtime.live.newest import Tell
 from onnxcam.runtime.sinks import VideoSink
@@ -26,7 +26,7 @@ _DEPTH = 4  # frames that wait for the encoder
 _TICKS = 1000  # time stamps to the millisecond
 
 
-class Recorder:
+class Recorder(Closing):
     """Writes `LiveFrame`s to the video ``path`` in a thread of its own; a context manager.
 
     rate: about how many frames come each second, which tells how long the last is shown.
@@ -68,14 +68,6 @@ class Recorder:
         self._thread: Thread | None = Thread(target=self._run, name="onnxcam-recording", daemon=True)
         self._thread.start()
         tell("recording", file=str(path))
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def publish(self, frame: LiveFrame) -> None:
         """Record ``frame``."""
@@ -141,7 +133,7 @@ def recording_path(text: str) -> Path:
     return Path(time.strftime(text)) if "%" in text else Path(text)
 
 
-class Tape:
+class Tape(Closing):
     """A recording that is started and ended while frames come; a context manager.
 
     start: makes the `Recorder` of the file that a text names. trouble: why one of them failed, or None.
@@ -151,14 +143,6 @@ class Tape:
         self._start = start
         self._recorder: Recorder | None = None
         self.trouble: str | None = None
-
-    def __enter__(self) -> Tape:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def publish(self, frame: LiveFrame) -> None:
         """Record ``frame``, if a recording is on."""

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from threading import Lock
-from types import TracebackType
 
 import cv2
 
 from onnxcam.errors import ServerError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.live.frames import LiveFrame
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.server.metrics import Histogram
@@ -68,7 +68,7 @@ class View:
     jpeg: bytes
 
 
-class Hub:
+class Hub(Closing):
     """Takes frames from the loop's thread and gives the newest to every viewer.
 
     A frame becomes a JPEG once, however many look on, and only while somebody does. The hub holds the newest frame and
@@ -99,14 +99,6 @@ class Hub:
         self._viewers: set[Viewer] = set()
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="onnxcam-jpeg")
         self._closed = False
-
-    def __enter__(self) -> Hub:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def viewers(self) -> int:

@@ -11,11 +11,11 @@ import socket
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from threading import Thread
-from types import TracebackType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from onnxcam.errors import MissingExtraError, ServerError
+from onnxcam.runtime.closing import Closing
 from onnxcam.runtime.live.controls import Controls
 from onnxcam.runtime.server.address import DEFAULT_ADDRESS, Address
 from onnxcam.runtime.server.hub import Hub
@@ -35,7 +35,7 @@ _BACKLOG = 64
 _GRACE = 1  # seconds for answers under way when it closes
 
 
-class Server:
+class Server(Closing):
     """The page of ``hub``, with ``controls``, at the address ``at``; a context manager. Closing it closes the hub.
 
     token: what to ask for; None makes one where other machines reach the address, and asks for none where they do not.
@@ -124,14 +124,6 @@ class Server:
     def link(self) -> str:
         """The same with the token in it, for the first time."""
         return self.address if self.token is None else f"{self.address}/?token={quote(self.token, safe='')}"
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the viewers and give the address back, within 2 s. May be called twice."""
