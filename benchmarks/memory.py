@@ -20,8 +20,8 @@ import numpy as np
 from table import Table
 
 from onnxcam import load
-from onnxcam.runtime.pipeline import explain_video
 from onnxcam.runtime.sources import VideoSource
+from onnxcam.runtime.video import explain_video
 
 SETTLED = 1000  # frames after which memory has to stay as it is
 CLIP = Path(__file__).parents[1] / "models/samples/cat_to_coffee.mp4"

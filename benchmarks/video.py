@@ -27,13 +27,14 @@ from table import Table
 from onnxcam import load
 from onnxcam.exporter.attachment import detach
 from onnxcam.runtime.engine import Engine
-from onnxcam.runtime.pipeline import ahead, explain_video
+from onnxcam.runtime.pipeline import ahead
 from onnxcam.runtime.render import render
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.shipped import shipped_model
 from onnxcam.runtime.sinks import VideoSink
 from onnxcam.runtime.sources import Frame, VideoSource
 from onnxcam.runtime.timing import Spread
+from onnxcam.runtime.video import explain_video
 
 ROOT = Path(__file__).parents[1]
 HEIGHT, WIDTH, RATE = 720, 1280, 30

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from onnxcam.cli import main
 from onnxcam.errors import InputError, OutputError
-from onnxcam.runtime import artist, sources
+from onnxcam.runtime import explainer, sources
 from onnxcam.runtime.live.screen import Screen
 from onnxcam.runtime.server.hub import Hub
 from onnxcam.runtime.session import CamModel
@@ -31,7 +31,7 @@ UNPLANNED = RuntimeError("device error 0x1f")
 STAGES = {
     "source": (sources.VideoSource, "_picture"),
     "model": (CamModel, "run"),
-    "renderer": (artist, "render"),
+    "renderer": (explainer, "render"),
     "encoder": (VideoSink, "write"),
     "viewer": (Hub, "publish"),
 }

@@ -28,8 +28,8 @@ from onnxcam.cli.options import (
 from onnxcam.cli.signals import TERMINATED, terminated_as_interrupted
 
 if TYPE_CHECKING:
-    from onnxcam.runtime.pipeline import ExplainedFrame, VideoSummary
     from onnxcam.runtime.sources import VideoInfo
+    from onnxcam.runtime.video import VideoSummary, WrittenFrame
 
 _STRETCHES = 20  # as many as a screen shows
 
@@ -108,14 +108,14 @@ def video(
     from onnxcam.runtime.calm import Calm
     from onnxcam.runtime.opening import default_output
     from onnxcam.runtime.perturbation import Perturbation
-    from onnxcam.runtime.pipeline import explain_video
     from onnxcam.runtime.sinks import check_output
     from onnxcam.runtime.streams import is_address, masked
+    from onnxcam.runtime.video import explain_video
 
     output = output or default_output(source)
     check_output(output, source=source if os.path.isfile(source) else None, overwrite=overwrite)
     name = masked(source) if is_address(source) else source
-    frames: list[ExplainedFrame] = []
+    frames: list[WrittenFrame] = []
     with (
         terminated_as_interrupted() as told,
         load(model, providers=providers or None, resize=resize, spinning=False) as cam_model,
@@ -125,7 +125,7 @@ def video(
         def on_start(info: VideoInfo) -> None:
             start(info.frames or (info.duration and round(info.duration * info.average_rate)) or None)
 
-        def on_frame(frame: ExplainedFrame) -> None:
+        def on_frame(frame: WrittenFrame) -> None:
             if as_json:
                 click.echo(_json_line(frame))
             else:
@@ -166,7 +166,7 @@ def video(
         raise click.exceptions.Exit(TERMINATED if told.number else 130)
 
 
-def _json_line(frame: ExplainedFrame) -> str:
+def _json_line(frame: WrittenFrame) -> str:
     return json.dumps(
         {
             "frame": frame.index,
@@ -179,11 +179,11 @@ def _json_line(frame: ExplainedFrame) -> str:
     )
 
 
-def _name(frame: ExplainedFrame) -> str:
+def _name(frame: WrittenFrame) -> str:
     return frame.label or ("score" if frame.class_index is None else f"class {frame.class_index}")
 
 
-def _report(summary: VideoSummary, frames: Sequence[ExplainedFrame]) -> Iterator[str]:
+def _report(summary: VideoSummary, frames: Sequence[WrittenFrame]) -> Iterator[str]:
     """The file that was written, and the stretches of one class with their mean probability."""
     yield (
         f"{summary.output}: {summary.frames} frames, {summary.duration:.2f} s, explained in {summary.elapsed:.1f} s "

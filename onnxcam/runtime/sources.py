@@ -77,7 +77,8 @@ class VideoInfo:
 class Frame:
     """One picture (uint8 BGR [H, W, 3]) of a video, shown from ``pts`` on for ``duration``, in units of ``time_base``.
 
-    index: counts the frames from 0. duration: 0 where the file does not say.
+    index: counts the frames from 0. duration: 0 where the file does not say. taken: of a camera, `time.monotonic` when
+    it gave the frame.
     """
 
     index: int
@@ -85,6 +86,7 @@ class Frame:
     duration: int
     time_base: Fraction
     picture: Picture
+    taken: float = 0.0
 
     @property
     def time(self) -> float:

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from onnxcam.cli import main
 from onnxcam.errors import OutputError
 from onnxcam.runtime.calm import Calm
-from onnxcam.runtime.pipeline import VideoSummary
+from onnxcam.runtime.video import VideoSummary
 
 from ..runtime.clips import BLUE, GREEN, RED, color_artifact, packets, plain, times, write_clip  # noqa: TID252 tests are no package
 from ..runtime.streaming import MjpegCamera  # noqa: TID252
@@ -111,7 +111,7 @@ def test_calm_is_set_by_options_and_there_by_default(folder: Path, monkeypatch: 
         given.append(calm)
         raise OutputError("enough")
 
-    monkeypatch.setattr("onnxcam.runtime.pipeline.explain_video", explain)
+    monkeypatch.setattr("onnxcam.runtime.video.explain_video", explain)
     for options in ([], ["--smooth", "0.5", "--scale", "3", "--hold", "0.2", "--cut", "0"]):
         assert call("clip.mp4", "-m", "colors.cam.onnx", *options).stderr == "Error: enough\n"
     assert given == [Calm(), Calm(smoothing=0.5, scale=3, hold=0.2, cut=0)]

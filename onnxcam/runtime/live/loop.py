@@ -5,19 +5,23 @@ from __future__ import annotations
 __all__ = ["Live", "View"]
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from onnxcam.runtime.artist import Artist, Look
 from onnxcam.runtime.calm import Calm
+from onnxcam.runtime.explainer import DrawnFrame, Explainer, Look
 from onnxcam.runtime.live.controls import Controls, Settings
 from onnxcam.runtime.live.frames import LiveFrame
-from onnxcam.runtime.live.newest import Grabbed, Grabber
+from onnxcam.runtime.live.newest import Grabber
 from onnxcam.runtime.live.statistics import Rate
+from onnxcam.runtime.pipeline import pipeline
 from onnxcam.runtime.render import caption
 from onnxcam.runtime.session import CamModel
+from onnxcam.runtime.sources import Frame
 
 View: TypeAlias = Callable[[LiveFrame], None]
 """Takes a frame from the loop's thread, and must not wait."""
@@ -53,7 +57,7 @@ class Live:
         self._choice = dict(choice or {})
         self._clock = clock
         self._settings = controls.settings
-        self._artist = Artist(model, self._look, calm)
+        self._explainer = Explainer(model, self._look, calm)
         self._rate = Rate()
         self._stopped = Event()
         self._thread = Thread(target=self._run, name="onnxcam-live", daemon=True)
@@ -73,32 +77,38 @@ class Live:
         self._stopped.set()
 
     def _run(self) -> None:
-        latest: Grabbed | None = None
         try:
-            while not self._stopped.is_set():
-                before, self._settings = self._settings, self._controls.settings
-                if self._settings.paused and latest is not None:
-                    if before == self._settings:
-                        self._stopped.wait(_PATIENCE / 2)
-                    else:
-                        self._show(latest, self._clock())
-                    continue
-                grabbed = self._grabber.next(timeout=_PATIENCE)
-                if grabbed is not None:
-                    latest = grabbed
-                    self._show(latest, latest.taken)
-                elif self._grabber.ended:
-                    return
+            shown = pipeline(self._frames(), self._model, self._explainer, self._show, overlapping=False)
+            with closing(shown):
+                for _ in shown:
+                    pass
         except Exception as error:  # noqa: BLE001 raised again by whoever runs the loop
             self.error = error
         finally:
             self.ended.set()
 
-    def _show(self, grabbed: Grabbed, taken: float) -> None:
-        drawn = self._artist.draw(grabbed.frame, self._model.prepare(grabbed.frame.picture))
+    def _frames(self) -> Generator[Frame, None, None]:
+        """The newest, or while it stands still the last, again whenever the settings change."""
+        latest: Frame | None = None
+        while not self._stopped.is_set():
+            before, self._settings = self._settings, self._controls.settings
+            if self._settings.paused and latest is not None:
+                if before == self._settings:
+                    self._stopped.wait(_PATIENCE / 2)
+                else:
+                    yield replace(latest, taken=self._clock())
+                continue
+            frame = self._grabber.next(timeout=_PATIENCE)
+            if frame is not None:
+                latest = frame
+                yield frame
+            elif self._grabber.ended:
+                return
+
+    def _show(self, drawn: DrawnFrame) -> LiveFrame:
         self.explained += 1
         rate = self._rate.add(self._clock())
-        picture = drawn.frame.picture
+        picture, taken = drawn.frame.picture, drawn.frame.taken
         if self._settings.figures:
             picture = caption(picture, [f"{rate:.0f} fps  {(self._clock() - taken) * 1e3:.0f} ms"], corner="right")
         frame = LiveFrame(
@@ -106,6 +116,7 @@ class Live:
         )
         for view in self._views:
             view(frame)
+        return frame
 
     def _look(self) -> Look:
         return look(self._settings, self._model, self._choice)

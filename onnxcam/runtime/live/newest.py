@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Grabbed", "Grabber", "Tell"]
+__all__ = ["Grabber", "Tell"]
 
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from threading import Condition, Event, Thread
 from typing import TypeAlias
@@ -26,16 +26,10 @@ _MOST_LEFT = 4  # threads that hang in a device are left behind, and no more
 _LONGEST_FRAME = 60.0  # seconds that a frame of a file is shown, whatever its time stamps say
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Grabbed:
-    """A frame, timed from the start of the grabbing, and `time.monotonic` when it was taken."""
-
-    frame: Frame
-    taken: float
-
-
 class Grabber(Closing):
     """Reads a source in a thread of its own and keeps its newest frame; a context manager.
+
+    Frames are timed from the start of the grabbing.
 
     opener: opens the source, now and whenever it was lost.
     paced: its frames come at their own times, as those of a file do that plays the camera.
@@ -72,7 +66,7 @@ class Grabber(Closing):
         self._stall_after, self._tell, self._clock = stall_after, tell, clock
         self._changed = Condition()
         self._closed = Event()
-        self._newest: Grabbed | None = None
+        self._newest: Frame | None = None
         self._reader = 0  # the number of the thread that counts: one that hangs is left behind
         self._left: list[Thread] = []
         self._since: float | None = None  # when waiting for the source began, None while it waits for us
@@ -97,15 +91,15 @@ class Grabber(Closing):
         if self.error is not None:
             raise self.error
 
-    def next(self, timeout: float) -> Grabbed | None:
+    def next(self, timeout: float) -> Frame | None:
         """The newest frame that was not taken yet, waiting for it so many seconds; None if there is none."""
         with self._changed:
             self._changed.wait_for(lambda: self._newest or self.ended or self._closed.is_set(), timeout)
-            grabbed, self._newest = self._newest, None
+            frame, self._newest = self._newest, None
             self._changed.notify_all()
-        if grabbed is None:
+        if frame is None:
             self._watch()
-        return grabbed
+        return frame
 
     def _watch(self) -> None:
         """Leave a thread behind that gives nothing, and start another."""
@@ -202,10 +196,11 @@ class Grabber(Closing):
             if self._over(reader):
                 return
             came_back, self.trouble, self._pause = self.trouble is not None, None, _FIRST_PAUSE
-            timed = replace(frame, index=self.seen, pts=pts, duration=0, time_base=Fraction(1, _TICKS))
-            self.seen += 1
             self.dropped += self._newest is not None
-            self._newest = Grabbed(timed, now)
+            self._newest = replace(
+                frame, index=self.seen, pts=pts, duration=0, time_base=Fraction(1, _TICKS), taken=now
+            )
+            self.seen += 1
             self._changed.notify_all()
         if came_back:
             self._tell("running")

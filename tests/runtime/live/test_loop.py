@@ -12,7 +12,6 @@ from onnxcam.runtime import load
 from onnxcam.runtime.calm import Calm
 from onnxcam.runtime.live.controls import Controls, Settings
 from onnxcam.runtime.live.loop import Live
-from onnxcam.runtime.live.newest import Grabbed
 from onnxcam.runtime.sources import Frame
 
 from ..clips import BLUE, GREEN, RED, color_artifact, plain  # noqa: TID252 tests are no package
@@ -24,7 +23,7 @@ class Given:
     """A grabber that gives these pictures and ends, or waits for ``more``."""
 
     def __init__(self, *pictures, more=None):
-        self.left = [Grabbed(Frame(i, 40 * i, 0, Fraction(1, 1000), p), 100.0 + i) for i, p in enumerate(pictures)]
+        self.left = [Frame(i, 40 * i, 0, Fraction(1, 1000), p, 100.0 + i) for i, p in enumerate(pictures)]
         self.more = more
 
     def next(self, timeout):

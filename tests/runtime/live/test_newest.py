@@ -72,8 +72,8 @@ def short_pauses(monkeypatch):
     monkeypatch.setattr(newest, "_FIRST_PAUSE", 0.01)
 
 
-def value(grabbed):
-    return int(grabbed.frame.picture[0, 0, 0])
+def value(frame):
+    return int(frame.picture[0, 0, 0])
 
 
 def test_only_the_newest_is_kept_and_the_others_are_counted():
@@ -92,8 +92,8 @@ def test_only_the_newest_is_kept_and_the_others_are_counted():
 def test_of_a_file_no_frame_is_missed_however_slow_it_is_taken():
     with Grabber(opener(Scripted(*range(20))), every=True, again=False) as grabber:
         taken = []
-        while (grabbed := grabber.next(2)) is not None:
-            taken.append(value(grabbed))
+        while (frame := grabber.next(2)) is not None:
+            taken.append(value(frame))
             time.sleep(0.001 * (len(taken) % 3))
     assert taken == list(range(20))
     assert (grabber.seen, grabber.dropped, grabber.ended) == (20, 0, True)
@@ -104,10 +104,10 @@ def test_a_loop_begins_again_and_its_time_goes_on():
     with Grabber(opener(*sources), paced=True, every=True) as grabber:
         taken = [grabber.next(2) for _ in range(6)]
     assert [value(each) for each in taken] == [0, 1] * 3
-    times = [each.frame.time for each in taken]
+    times = [each.time for each in taken]
     assert times == sorted(times)
     assert times[1] - times[0] == pytest.approx(0.04, abs=0.03)  # paced as the file is
-    assert [each.frame.index for each in taken] == list(range(6))
+    assert [each.index for each in taken] == list(range(6))
 
 
 def test_a_source_that_is_lost_is_opened_again_with_growing_pauses():
@@ -140,9 +140,9 @@ def test_a_reader_that_hangs_for_ever_is_left_behind():
     ) as grabber:
         assert value(grabber.next(2)) == 1
         end = time.monotonic() + 5
-        while (grabbed := grabber.next(0.05)) is None:
+        while (frame := grabber.next(0.05)) is None:
             assert time.monotonic() < end
-        assert value(grabbed) == 2
+        assert value(frame) == 2
         assert told[0] == "no picture came for 0.2 s"
         hang.set()  # it wakes up too late, and what it gives is not taken
         eventually(lambda: stuck.closed)
@@ -173,7 +173,7 @@ def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
         stall_after=1.0,
         tell=lambda event, **facts: told.append((event, facts.get("reason", ""))),
     ) as grabber:
-        assert grabber.next(5).frame.picture.shape == (HEIGHT, WIDTH, 3)
+        assert grabber.next(5).picture.shape == (HEIGHT, WIDTH, 3)
         for behaviour in ("stall", "garbage", "refuse"):
             camera.behaviour = behaviour
             eventually(lambda: grabber.trouble or (grabber.next(0.05) is None and grabber.trouble))
@@ -188,7 +188,7 @@ def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
         eventually(lambda: grabber.trouble)
         camera = MjpegCamera(port)
         camera.behaviour = "large"  # it is another one
-        eventually(lambda: (found := grabber.next(1)) and found.frame.picture.shape == (2 * HEIGHT, 2 * WIDTH, 3))
+        eventually(lambda: (found := grabber.next(1)) and found.picture.shape == (2 * HEIGHT, 2 * WIDTH, 3))
     camera.close()
     assert {event for event, _ in told} == {"lost", "running"}
     assert ("lost", "the stream broke off: no picture came for 0.5 s") in told

@@ -1,8 +1,8 @@
-"""Frames explained and drawn, one after another: what a video, a folder of pictures and a camera have in common."""
+"""Frames explained, one after another, and drawn."""
 
 from __future__ import annotations
 
-__all__ = ["Artist", "DrawnFrame", "Look"]
+__all__ = ["DrawnFrame", "ExplainedFrame", "Explainer", "Look", "draw"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,19 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ExplainedFrame:
+    """A frame, the explanation that is drawn on it, and how.
+
+    explanation: its `Explanation.picture` is that of ``frame``. peak: the map's value that is drawn hottest.
+    """
+
+    frame: Frame
+    explanation: Explanation
+    peak: float
+    style: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DrawnFrame:
     """A frame as it is shown, and the explanation drawn on it, whose `Explanation.picture` is the frame as it came."""
 
@@ -32,11 +45,10 @@ class DrawnFrame:
     explanation: Explanation
 
 
-class Artist:
-    """Explains frames, calmly, and draws the latest explanation on each.
+class Explainer:
+    """Explains one frame after another, calmly.
 
     look: what is wanted of the next frame; it may change from one to the next.
-    peak: the value of the latest map that is drawn hottest.
     """
 
     def __init__(self, model: CamModel, look: Callable[[], Look], calm: Calm) -> None:
@@ -45,19 +57,18 @@ class Artist:
         self._calm = calm
         self._calmer: Calmer | None = None
         self._asked: list[Any] = []
-        self._latest: Explanation | None = None
-        self.peak = 0.0
+        self._latest: tuple[Explanation, float] | None = None
 
-    def draw(self, frame: Frame, prepared: Prepared | None) -> DrawnFrame:
+    def explain(self, frame: Frame, prepared: Prepared | None) -> ExplainedFrame:
         """``frame`` with its own explanation, or the one before where it was not prepared; the first one must be."""
         look = self._look()
         if prepared is not None:
-            self._latest, self.peak = self._explain(prepared, frame.time, look.choice)
+            self._latest = self._explained(prepared, frame.time, look.choice)
         assert self._latest is not None
-        shown = replace(self._latest, picture=frame.picture)
-        return DrawnFrame(replace(frame, picture=render(shown, peak=self.peak, **look.style)), shown)
+        explanation, peak = self._latest
+        return ExplainedFrame(frame, replace(explanation, picture=frame.picture), peak, look.style)
 
-    def _explain(self, prepared: Prepared, time: float, choice: Mapping[str, Any]) -> tuple[Explanation, float]:
+    def _explained(self, prepared: Prepared, time: float, choice: Mapping[str, Any]) -> tuple[Explanation, float]:
         asked = [choice.get(name) for name in ("class_index", "against", "method", "layer")]
         if self._calmer is None or asked != self._asked:
             self._calmer, self._asked = Calmer(self._calm, holding=self._may_hold(choice)), asked
@@ -77,3 +88,9 @@ class Artist:
             1,
             "class",
         )
+
+
+def draw(explained: ExplainedFrame) -> DrawnFrame:
+    """The frame under its heat, as `render` draws it."""
+    picture = render(explained.explanation, peak=explained.peak, **explained.style)
+    return DrawnFrame(replace(explained.frame, picture=picture), explained.explanation)

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxcam.runtime.artist import Artist, Look
 from onnxcam.runtime.calm import Calm
-from onnxcam.runtime.explanation import Explanation
+from onnxcam.runtime.explainer import ExplainedFrame, Explainer, Look
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.sources import Frame
@@ -30,10 +29,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CamModel]:
         yield loaded
 
 
-def shown(artist: Artist, model: CamModel, picture: Picture, time: int = 0) -> Explanation:
-    """What is drawn for ``picture`` at that second."""
+def explained(explainer: Explainer, model: CamModel, picture: Picture, time: int = 0) -> ExplainedFrame:
+    """What is to be drawn for ``picture`` at that second."""
     frame = Frame(time, time, 1, Fraction(1), picture)
-    return artist.draw(frame, model.prepare(picture)).explanation
+    return explainer.explain(frame, model.prepare(picture))
 
 
 @pytest.mark.parametrize(
@@ -51,9 +50,9 @@ def shown(artist: Artist, model: CamModel, picture: Picture, time: int = 0) -> E
 def test_only_the_likeliest_class_is_held(
     model: CamModel, choice: Mapping[str, Any], hold: float, labels: list[str]
 ) -> None:
-    artist = Artist(model, lambda: Look(choice=choice), Calm(**{**OFF, "hold": hold}))
+    explainer = Explainer(model, lambda: Look(choice=choice), Calm(**{**OFF, "hold": hold}))
     pictures = (RATHER_RED, RATHER_GREEN, CLEARLY_GREEN, RATHER_RED)
-    explanations = [shown(artist, model, picture) for picture in pictures]
+    explanations = [explained(explainer, model, picture).explanation for picture in pictures]
     assert [each.label for each in explanations] == labels
     for each in explanations:
         assert each.class_index is not None
@@ -71,19 +70,22 @@ def test_what_is_no_single_class_for_itself_is_not_held(
     weights = np.zeros((3, 6), np.float32)
     weights[0, 0] = weights[1, 2] = 0.1
     with CamModel(attached(tmp_path, "linear", weights, **how), providers="cpu") as model:
-        artist = Artist(model, Look, Calm(**{**OFF, "hold": 0.2}))
+        explainer = Explainer(model, Look, Calm(**{**OFF, "hold": 0.2}))
         pictures = plain((1, 5, 6), HEIGHT, WIDTH), plain((1, 6, 5), HEIGHT, WIDTH)
-        assert [shown(artist, model, picture).class_index for picture in pictures] == indices
+        assert [explained(explainer, model, picture).explanation.class_index for picture in pictures] == indices
 
 
 def test_when_another_class_is_wanted_all_begins_anew(model: CamModel) -> None:
     look = Look(choice={"class_index": "red"})
-    artist = Artist(model, lambda: look, Calm(smoothing=1e6, scale=1e6, hold=0, cut=0))
-    assert shown(artist, model, plain((0, 0, 255)), 0).cam == pytest.approx(1)
-    assert shown(artist, model, plain((0, 51, 0)), 1).cam == pytest.approx(1, abs=1e-5)
+    explainer = Explainer(model, lambda: look, Calm(smoothing=1e6, scale=1e6, hold=0, cut=0))
+
+    def shown(color: tuple[int, int, int], time: int) -> tuple[float, float]:
+        frame = explained(explainer, model, plain(color), time)
+        return float(frame.explanation.cam.mean()), frame.peak
+
+    assert shown((0, 0, 255), 0) == pytest.approx((1, 1))
+    assert shown((0, 51, 0), 1) == pytest.approx((1, 1), abs=1e-5)
     look = Look(choice={"class_index": "green"})
-    assert shown(artist, model, plain((0, 51, 0)), 2).cam == pytest.approx(0.2)
-    assert artist.peak == pytest.approx(0.2)
+    assert shown((0, 51, 0), 2) == pytest.approx((0.2, 0.2))
     look = Look(choice={"class_index": "red"})
-    assert shown(artist, model, plain((0, 0, 51)), 3).cam == pytest.approx(0.2)
-    assert artist.peak == pytest.approx(0.2)
+    assert shown((0, 0, 51), 3) == pytest.approx((0.2, 0.2))
