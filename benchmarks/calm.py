@@ -22,8 +22,8 @@ import numpy as np
 from table import Table
 
 from onnxcam import load
-from onnxcam.runtime.artist import Artist, Look
 from onnxcam.runtime.calm import Calm
+from onnxcam.runtime.explainer import Explainer, Look
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.sources import Frame, VideoSource
 
@@ -63,18 +63,18 @@ def crossing(seconds: float, *, cat: bool) -> Iterator[Placed]:
 
 def watched(model: CamModel, frames: Iterator[Placed], calm: Calm, choice: dict[str, int]) -> dict[str, float]:
     """Change of the heat, changes of the class, and the share of frames and of heat that point at the thing."""
-    artist, before, last = Artist(model, lambda: Look(choice=choice), calm), None, None
+    explainer, before, last = Explainer(model, lambda: Look(choice=choice), calm), None, None
     changes, switches, hits, energies = [], 0, [], []
     for placed in frames:
-        drawn = artist.draw(placed.frame, model.prepare(placed.frame.picture))
-        heat = drawn.explanation.scaled_heatmap(artist.peak)
-        if before is not None and drawn.explanation.class_index == last:
+        explained = explainer.explain(placed.frame, model.prepare(placed.frame.picture))
+        heat = explained.explanation.scaled_heatmap(explained.peak)
+        if before is not None and explained.explanation.class_index == last:
             changes.append(float(np.abs(heat - before).mean()))
-        switches += last not in (None, drawn.explanation.class_index)
-        before, last = heat, drawn.explanation.class_index
+        switches += last not in (None, explained.explanation.class_index)
+        before, last = heat, explained.explanation.class_index
         if placed.corner and heat.any():
             left, top = placed.corner
-            cam = drawn.explanation.cam  # its hottest cell, for between and beyond the cells' centres heat can tie
+            cam = explained.explanation.cam  # its hottest cell, for between and beyond the cells' centres heat can tie
             y, x = (np.array(np.unravel_index(int(cam.argmax()), cam.shape)) + 0.5) * SIDE / cam.shape
             hits.append(left <= x < left + SIZE and top <= y < top + SIZE)
             energies.append(float(heat[top : top + SIZE, left : left + SIZE].sum() / heat.sum()))

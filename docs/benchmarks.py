@@ -143,8 +143,7 @@ def calm() -> str:
 
 `python benchmarks/calm.py`. The mean change of the heat (0–1) from one frame to the next, changes of the explained
 class, and on a cup or a cat that goes to and fro the share of frames that point at it, and of the heat that lies on it.
-`onnxcam video` and `webcam` smooth by 0.05 s unless told otherwise: by more, the heat falls behind what moves fast.
-Where little moves, `--smooth 0.3` is calmer.
+`onnxcam video` and `webcam` smooth by 0.15 s unless told otherwise, along the motion of the picture.
 
 """
     cells = [

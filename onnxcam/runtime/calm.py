@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxcam.errors import OnnxCamError
 from onnxcam.runtime.explanation import Explanation
+from onnxcam.runtime.motion import Motion
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import DEFAULT_CUT, DEFAULT_HOLD, DEFAULT_SCALE, DEFAULT_SMOOTHING
 
@@ -32,9 +33,8 @@ class Calm:
     """How maps are kept calm over time. Each part is turned off by 0.
 
     smoothing: seconds, the time constant of an exponential mean of the raw maps: after so long a new map counts for
-        63 %, whatever the frame rate. Heat lags behind what moves by as long: by default so little that the map still
-        points at a thing that crosses the picture in a second (``benchmarks/calm.py``). Where little moves, 0.3 is
-        calmer.
+        63 %, whatever the frame rate. The maps so far go along with what moves (`Motion`), so that the heat does not
+        fall behind (``benchmarks/calm.py``).
     scale: seconds in which the value that is drawn hottest fades by half, where the maps grow weaker; with 0 each frame
         has a scale of its own.
     hold: the margin of probability, 0-1, by which another class must be likelier before it is explained instead. One
@@ -71,6 +71,7 @@ class Calmer:
         self._holding = holding and calm.hold > 0
         self._cuts = CutDetector(calm.cut)
         self._scale = HeatScale(calm.scale)
+        self._motion = Motion()
         self._maps: dict[tuple[int | None, str], Floats] = {}
         self._held: int | None = None
         self._time = 0.0
@@ -96,6 +97,7 @@ class Calmer:
     def reset(self) -> None:
         """Forget the frames so far."""
         self._scale = HeatScale(self._calm.scale)
+        self._motion = Motion()
         self._maps, self._held = {}, None
 
     def _lets_go(self, explanation: Explanation) -> bool:
@@ -108,6 +110,7 @@ class Calmer:
             return explanation
         weight = -math.expm1(-max(time - self._time, 0.0) / tau)
         self._time = time
+        self._motion.follow(explanation.picture, explanation.placement)
         maps: dict[tuple[int | None, str], Floats] = {}
 
         def one(each: Explanation) -> Explanation:
@@ -115,7 +118,7 @@ class Calmer:
             for name, cam in names.items():
                 before: Any = self._maps.get((each.class_index, name))
                 known = before is not None and before.shape == cam.shape
-                maps[each.class_index, name] = _between(before, cam, weight) if known else cam
+                maps[each.class_index, name] = _between(self._motion.carried(before), cam, weight) if known else cam
             cams = {name: maps[each.class_index, name] for name in each.cams}
             return replace(each, cam=maps[each.class_index, each.method or ""], cams=cams)
 
