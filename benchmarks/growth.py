@@ -10,6 +10,7 @@ line: linear is a straight line through the first, and below it is better.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,6 +91,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         if line != "classes":
             linear = [mine[0]["explained_ms"] * (size / sizes[0]) ** power for size in sizes]
             upper.loglog(sizes, linear, ":", color="grey", label="linear")
+        upper.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        upper.yaxis.set_major_formatter("{x:g}")
+        upper.minorticks_off()
+        low, high = upper.get_ylim()
+        middle, reach = math.sqrt(low * high), max(math.sqrt(high / low), math.sqrt(10))
+        upper.set_ylim(middle / reach, middle * reach)  # a power of ten at least
         upper.set_title(line)
         upper.grid(alpha=0.3)
         lower.errorbar(sizes, [row["ratio"][1] for row in mine], fmt="o-", capsize=3,
