@@ -15,6 +15,7 @@ from onnxcam.runtime.opening import open_source
 from onnxcam.runtime.streams import StreamSource, masked
 
 from .clips import GREEN, RED, plain, write_clip
+from .rtsp import RtspCamera
 from .streaming import HEIGHT, WIDTH, MjpegCamera
 
 
@@ -103,6 +104,48 @@ def test_an_mjpeg_camera_is_read_until_its_plug_is_pulled():
         assert stream.problem.startswith("the stream ")
     assert len(shades) >= 5
     np.testing.assert_allclose(np.diff(shades)[:4], 4, atol=2)  # one after another
+
+
+def test_an_rtsp_camera_is_read_until_its_plug_is_pulled():
+    with RtspCamera(login="user:secret") as camera:
+        address = camera.address.replace("://", "://user:secret@")
+        with open_source(address) as stream:
+            assert (stream.info.width, stream.info.height, stream.info.frames) == (WIDTH, HEIGHT, None)
+            shades, times = [], []
+            for frame in stream:
+                shades.append(int(np.median(frame.picture)))
+                times.append(frame.time)
+                if len(shades) == 5:
+                    camera.close()
+        assert stream.problem == "the stream ended"
+    np.testing.assert_allclose(np.diff(shades)[:4], 4, atol=2)
+    np.testing.assert_allclose(np.diff(times)[:4], 0.02, atol=0.001)
+
+
+def test_an_rtsp_camera_that_stalls_goes_and_comes_back():
+    with RtspCamera() as camera, StreamSource(camera.address, stall_after=0.5) as stream:
+        for _ in stream:
+            camera.behaviour = "stall"
+        assert stream.problem == "the stream broke off: no picture came for 0.5 s"
+    with pytest.raises(InputError, match="cannot be opened: connection refused"):
+        StreamSource(camera.address)
+    with RtspCamera(camera.port) as again, StreamSource(again.address) as stream:
+        assert next(iter(stream)).picture.shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("stream", "server returned 401 unauthorized (authorization failed)"),
+        ("nothing", "server returned 404 not found"),
+    ],
+)
+def test_an_rtsp_camera_that_refuses_is_one_sentence(path, reason):
+    with RtspCamera(login="" if path == "nothing" else "user:secret") as camera:
+        address = f"rtsp://user:wrong@127.0.0.1:{camera.port}/{path}"
+        with pytest.raises(InputError) as caught:
+            open_source(address)
+    assert str(caught.value) == f"'{masked(address)}' cannot be opened: {reason}"
 
 
 def test_a_camera_that_sends_nothing_is_given_up_in_time():
