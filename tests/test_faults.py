@@ -97,8 +97,8 @@ def test_a_live_view_ends_with_a_sentence_and_its_recording_is_whole(
     break_at(monkeypatch, stage, WHEN[when], error)
     result = call("webcam", "clip.mp4", "--serve", "0", "--record", "out.mp4", "--log-format", "json")
     assert result.exit_code == 1
-    (said,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert str(error) in said
+    (said,) = [told for told in map(json.loads, result.stderr.splitlines()) if told["event"] == "error"]
+    assert str(error) in said["text"]
     recorded = WHEN[when] + (stage == "viewer")  # the recording comes before the page
     assert names(folder) == ["clip.mp4", "colors.cam.onnx", *(["out.mp4"] if recorded else [])]
     if recorded:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from onnxcam import __version__
+from onnxcam.cli.logs import tell_error
 from onnxcam.errors import OnnxCamError, nearest_names
 
 COMMANDS = (
@@ -64,7 +65,7 @@ class _Group(click.Group):
             except Exception as error:
                 if os.environ.get("ONNXCAM_TRACEBACK"):
                     raise
-                click.echo(f"Error: {_sentence(error)}", err=True)
+                tell_error(ctx, _sentence(error))
                 ctx.exit(1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Log", "log_option"]
+__all__ = ["Log", "log_option", "tell_error"]
 
 import json
 import sys
@@ -24,20 +24,35 @@ log_option = click.option(
 )
 
 
+_KEY = "onnxcam.log"
+
+
+def tell_error(context: click.Context, text: str) -> None:
+    """Say why the command ends: as the event ``error`` where what it tells is read by a program."""
+    log: Log | None = context.meta.get(_KEY)
+    if log is not None and log.json:
+        log("error", text=text)
+    else:
+        click.echo(f"Error: {text}", err=True)
+
+
 class Log:
-    """Tells events from any thread: ``10:15:00 lost: no route to host, pause 0.5``, or as a JSON object.
+    """Tells a command's events from any thread: ``10:15:00 lost: no route to host, pause 0.5``, or as a JSON object.
 
     Where nobody reads it any more, or its disk is full, what is told goes on unheard.
     """
 
     def __init__(self, form: str) -> None:
-        self._json = form == "json"
+        self.json = form == "json"
         self._lock = Lock()
+        context = click.get_current_context(silent=True)
+        if context is not None:
+            context.meta[_KEY] = self
 
     def __call__(self, event: str, **facts: Any) -> None:
         """Tell ``event`` and what there is to say of it."""
         now = datetime.now(timezone.utc)
-        if self._json:
+        if self.json:
             line = json.dumps({"time": now.isoformat(timespec="milliseconds"), "event": event, **facts}, default=str)
         else:
             said = ", ".join(str(facts[name]) if name in _PLAIN else f"{name} {facts[name]}" for name in facts)

@@ -25,7 +25,7 @@ from onnxcam.cli.options import (
     render_options,
     resize_option,
 )
-from onnxcam.cli.signals import TERMINATED, terminated_as_interrupted
+from onnxcam.cli.signals import terminated_as_interrupted
 
 if TYPE_CHECKING:
     from onnxcam.runtime.sources import VideoInfo
@@ -163,7 +163,7 @@ def video(
     if summary.interrupted:
         kept = f"'{output}' holds the {summary.frames} frames up to there" if summary.frames else "nothing is written"
         click.echo(f"Interrupted: {kept}", err=True)
-        raise click.exceptions.Exit(TERMINATED if told.number else 130)
+        raise click.exceptions.Exit(told.status)
 
 
 def _json_line(frame: WrittenFrame) -> str:

@@ -132,6 +132,7 @@ def webcam(
     if list_cameras:
         _list(as_json)
         return
+    log = Log(log_format)
     from onnxcam.errors import InputError, OutputError
     from onnxcam.runtime import load
     from onnxcam.runtime.calm import Calm
@@ -151,7 +152,7 @@ def webcam(
     in_window = serve is None and screen_problem() is None
     if not in_window and serve is None and record is None:
         raise OutputError(f"{screen_problem()}: 'onnxcam webcam --serve' shows the live picture in a browser")
-    log, ages = Log(log_format), Ages()
+    ages = Ages()
     every = not live_source and not loop
     wanted = CameraOptions(size=size, rate=rate, pixel_format=pixel_format, stall_after=stall_after)
 
@@ -229,11 +230,11 @@ def _list(as_json: bool) -> None:
 
 
 def _exit(stop: Stop, trouble: str | None) -> None:
-    """With the status that a supervisor expects: 0 after SIGTERM, 130 after Ctrl-C, 1 if the recording failed."""
+    """With what a supervisor expects: 0 when told to end, but 130 by Ctrl-C, and 1 if the recording failed."""
     if trouble:
         raise click.exceptions.Exit(1)
     if stop.number == signal.SIGINT:
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(stop.status)
 
 
 def _report(grabber: Grabber, live: Live, ages: Ages, as_json: bool) -> None:

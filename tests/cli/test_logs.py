@@ -88,3 +88,13 @@ def test_a_live_view_tells_everything_in_lines_of_json(tmp_path: Path, monkeypat
     assert result.exit_code == 0, result.output
     events = sorted(json.loads(line)["event"] for line in result.stderr.splitlines())
     assert events == ["ended", "recorded", "recording", "warning"]
+
+
+def test_why_it_ends_is_a_line_of_json_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["webcam", "gone.mp4", "--record", "out.mp4", "--log-format", "json"])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    told = json.loads(line)
+    assert told["event"] == "error"
+    assert told["text"].startswith("there is no file 'gone.mp4'")

@@ -174,12 +174,12 @@ def playable(path: Path, least: int) -> bool:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
-def test_told_to_end_it_closes_everything_in_order(folder: Path, number: int, status: int) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 0), ("SIGHUP", 0), ("SIGINT", 130)])
+def test_told_to_end_it_closes_everything_in_order(folder: Path, name: str, status: int) -> None:
     with running(folder, "clip.mp4", "--loop", "--record", "out.mp4") as process:
         line_with(process, "recording")
         time.sleep(1.0)  # as long as it records
-        process.send_signal(number)
+        process.send_signal(getattr(signal, name))
         assert process.wait(20) == status
         assert process.stdout is not None
         assert "frames seen" in process.stdout.read()
@@ -206,7 +206,8 @@ def test_killed_it_leaves_a_recording_that_plays(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_a_video_that_is_terminated_keeps_what_was_done(folder: Path) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_video_that_is_terminated_keeps_what_was_done(folder: Path, name: str, status: int) -> None:
     write_clip(folder / "long.mp4", [plain(RED)] * 3000, crf="40")
     command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from onnxcam.cli import main; main()"]
     process = subprocess.Popen(
@@ -215,8 +216,8 @@ def test_a_video_that_is_terminated_keeps_what_was_done(folder: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()
-    process.terminate()
+    process.send_signal(getattr(signal, name))
     process.communicate(timeout=30)
-    assert process.returncode == 143
+    assert process.returncode == status
     assert 0 < frames(folder / "long_cam.mp4") < 3000
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
