@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from onnxcam.exporter.blocked import blocked_masks
+
 _ELEMENTWISE: Final = frozenset(
     {"Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Pow", "Sub"}
 )
@@ -23,6 +25,8 @@ def simplify(graph: ir.Graph, forward: int) -> None:
     """Run every pass on the nodes that stand behind the first ``forward``."""
     mean_before_spread(graph, list(graph)[forward:])
     ranked_constants(graph, list(graph)[forward:])
+    nodes = list(graph)
+    blocked_masks(graph, nodes[forward:], nodes[:forward])
 
 
 def mean_before_spread(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:

@@ -7,9 +7,11 @@ __all__ = ["correlation_adjoint"]
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxcam.autodiff.registry import Adjoint, Site, rule
+from onnxcam.autodiff.rules.masks import as_type_of
 from onnxcam.autodiff.rules.movement import fit
 from onnxcam.autodiff.rules.windows import Window, spatial, windows
 
@@ -29,7 +31,8 @@ def correlation_adjoint(
 ) -> ir.Value:
     """The adjoint with respect to x of ``y = Conv(x, w)``: every y spreads over its window.
 
-    With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose.
+    With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose; so it is
+    of single channels with zeros between the elements of dy.
 
     w: emits the weight.
     x: gives the spatial sizes where they are not static.
@@ -37,6 +40,9 @@ def correlation_adjoint(
     """
     if all(a.stride == 1 and a.begin is not None for a in along):
         return _by_conv(at, dy, mirrored(), along, group)
+    dense = [a.dense() for a in along]
+    if _is_depthwise(dy, x, group) and None not in dense:
+        return _by_conv(at, _spread(at, dy, along), mirrored(), [a for a in dense if a is not None], group)
     return _by_conv_transpose(at, dy, w(), along, x, group)
 
 
@@ -55,6 +61,24 @@ def _by_conv(at: Site, dy: ir.Value, w: ir.Value, along: Sequence[Window], group
         group=group,
     )
     return dx
+
+
+def _is_depthwise(dy: ir.Value, x: ir.Value, group: int) -> bool:
+    """Whether each channel of x makes one of y, and no other."""
+    return all(value.shape is not None and value.shape[1] == group for value in (dy, x))
+
+
+def _spread(at: Site, dy: ir.Value, along: Sequence[Window]) -> ir.Value:
+    """``dy`` with ``stride - 1`` zeros behind each element: repeated, and the repetitions masked."""
+    strides = [a.stride for a in along]
+    repeated = at.op.Resize(
+        dy, None, [1.0, 1.0, *map(float, strides)], mode="nearest", coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )  # fmt: skip
+    first = np.zeros((1, 1, *strides), np.float32)
+    first[(0,) * first.ndim] = 1
+    mask = at.op.Tile(as_type_of(at, at.op.Constant(value=ir.tensor(first)), dy), [1, 1, *(a.count for a in along)])
+    return at.op.Mul(repeated, mask)  # type: ignore[no-any-return]
 
 
 def _by_conv_transpose(

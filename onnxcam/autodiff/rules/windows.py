@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["Window", "spatial", "windows"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -55,6 +55,16 @@ class Window:
         if self.size is None or count is None or self.begin is None:
             return None
         return (count - 1) * self.stride + self.extent - self.size - self.begin
+
+    def dense(self) -> Window | None:
+        """The window of stride 1 over x with this one's adjoint, if ``stride - 1`` zeros follow each element of dy.
+
+        None where a size is unknown.
+        """
+        if self.size is None or self.count is None or self.begin is None:
+            return None
+        end = self.stride * self.count + self.extent - 1 - self.size - self.begin
+        return replace(self, stride=1, end=end, ceil=False)
 
 
 def windows(at: Site, x: ir.Value, kernel: Sequence[int]) -> list[Window]:
