@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["Explanation"]
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxcam.contract import Explain
 from onnxcam.errors import ClassError
 from onnxcam.runtime import render
-from onnxcam.runtime.geometry import Placement, project
+from onnxcam.runtime.geometry import Placement, bands, project
 from onnxcam.runtime.labels import class_named
 from onnxcam.runtime.pictures import encoded, write_picture
 from onnxcam.runtime.preprocess import Picture
@@ -112,13 +112,27 @@ class Explanation:
 
     def scaled_heatmap(self, peak: float | None = None) -> NDArray[np.float32]:
         """`heatmap` with ``peak`` as the map's value that is 1, for one scale over many frames; above it stays 1."""
+        scaled = self._scaled(peak)
+        if scaled is None:
+            return np.zeros(self.picture.shape[:2], np.float32)
+        heat = project(scaled, self.placement)
+        return np.minimum(heat, 1, out=heat)  # interpolation rounds
+
+    def heat_bands(self, peak: float | None = None) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float32]]]:
+        """`scaled_heatmap` in bands of a few rows: where in the picture, and the heat there; elsewhere it is 0."""
+        scaled = self._scaled(peak)
+        if scaled is not None:
+            for where, heat in bands(scaled, self.placement):
+                yield where, np.minimum(heat, 1, out=heat)
+
+    def _scaled(self, peak: float | None) -> NDArray[np.float32] | None:
+        """What speaks for the class, over ``peak``, at most 1: [h, w]. None if it says nothing about where."""
         evidence = _evidence(self.cam)
         highest = float(evidence.max())
         scale = self.peak if peak is None else peak
         if scale <= 0 or highest - evidence.min() <= 1e-6 * highest:
-            return np.zeros(self.picture.shape[:2], np.float32)
-        heat = project(np.minimum(evidence / np.float32(scale), 1), self.placement)
-        return np.minimum(heat, 1, out=heat)  # interpolation rounds
+            return None
+        return np.minimum(evidence / np.float32(scale), 1)  # type: ignore[no-any-return]
 
     @property
     def caption(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Placement", "Rectangle", "interpolation", "place", "project"]
+__all__ = ["BAND", "Placement", "Rectangle", "bands", "interpolation", "place", "project"]
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -12,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.contract import Preprocess
+
+BAND = 64
+"""Rows of a picture that are drawn at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +73,36 @@ def project(cam: NDArray[np.float32], placement: Placement) -> NDArray[np.float3
     at its centre (``align_corners=False``). Between centres it is bilinear, beyond the outermost ones constant.
     Letterbox padding is cut off at sub-cell precision.
     """
+    heat = np.zeros((placement.height, placement.width), np.float32)
+    for _ in bands(cam, placement, into=heat):
+        pass
+    return heat
+
+
+def bands(
+    cam: NDArray[np.float32], placement: Placement, *, into: NDArray[np.float32] | None = None
+) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float32]]]:
+    """`project`, `BAND` rows at a time: where in the picture, and the heat there; left out where the model saw nothing.
+
+    A band stays in the processor's cache, and needs no memory that the system would hand out, and take back, for each
+    frame. into: an array [H, W] that they are written to.
+    """
     source, target = placement.source, placement.target
     rows, down = _between(cam.shape[0], placement.input_height, target.top, target.height, source.height)
     columns, right = _between(cam.shape[1], placement.input_width, target.left, target.width, source.width)
     padded = np.pad(cam, (0, 1), "edge")
     wide = padded.take(columns, axis=1) * right[:, 0] + padded.take(columns + 1, axis=1) * right[:, 1]
-    heat = np.zeros((placement.height, placement.width), np.float32)
-    seen = heat[source.slices]
-    edges = np.flatnonzero(np.diff(rows, prepend=-1, append=-1)).tolist()
-    for top, bottom in pairwise(edges):  # the pixels between two cells of the map
-        cell = rows[top]
-        np.einsum("pk,kx->px", down[top:bottom], wide[cell : cell + 2], out=seen[top:bottom])
-    return heat
+    edges = np.flatnonzero(np.diff(rows)) + 1
+    across = slice(source.left, source.left + source.width)
+    for top in range(0, source.height, BAND):
+        bottom = min(top + BAND, source.height)
+        where = slice(source.top + top, source.top + bottom), across
+        band = np.empty((bottom - top, source.width), np.float32) if into is None else into[where]
+        within = edges[np.searchsorted(edges, top, "right") : np.searchsorted(edges, bottom)].tolist()
+        for upper, lower in pairwise([top, *within, bottom]):  # the pixels between two cells of the map
+            cell = rows[upper]
+            np.einsum("pk,kx->px", down[upper:lower], wide[cell : cell + 2], out=band[upper - top : lower - top])
+        yield where, band
 
 
 @lru_cache(maxsize=16)

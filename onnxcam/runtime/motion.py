@@ -60,6 +60,6 @@ def _thumbnail(picture: Picture, placement: Placement) -> Picture:
     grey: Picture = np.zeros((_SIDE, _SIDE), np.uint8)
     if bottom > top and right > left:
         step = max(min(seen.shape[0], seen.shape[1]) // (_SAMPLES * _SIDE), 1)
-        small = cv2.resize(seen[::step, ::step], (right - left, bottom - top), interpolation=cv2.INTER_AREA)
-        grey[top:bottom, left:right] = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
+        green = np.ascontiguousarray(seen[::step, ::step, 1])  # most of brightness, and a third of the bytes
+        grey[top:bottom, left:right] = cv2.resize(green, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     return grey

@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["boxed", "caption", "colorize", "outlined", "overlay", "panels", "render", "side_by_side"]
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxcam.errors import OnnxCamError, unknown_name
-from onnxcam.runtime.geometry import project
+from onnxcam.runtime.geometry import BAND, project
 from onnxcam.runtime.preprocess import Picture
 from onnxcam.runtime.style import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, DEFAULT_LAYOUT, LAYOUTS, Layout
 
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 MINIMUM_CAPITAL = 8
 """Height in pixels of a capital letter below which nobody reads it."""
-
-_BAND = 64
-"""Rows that are blended at a time: what lies between picture and overlay stays in the processor's cache, and needs no
-memory that the system would hand out, and take back, for each frame."""
 
 _CAPTION_SHARE = 0.03
 _LABEL_SHARE = 0.02
@@ -58,11 +54,10 @@ def render(
     """
     if layout not in LAYOUTS:
         raise OnnxCamError(unknown_name("layout", layout, LAYOUTS))
-    heatmap = explanation.scaled_heatmap(peak)
     drawn = (
-        colorize(heatmap, colormap)
+        colorize(explanation.scaled_heatmap(peak), colormap)
         if layout == "heatmap"
-        else overlay(explanation.picture, heatmap, alpha=alpha, colormap=colormap)
+        else _overlaid(explanation.picture, explanation.heat_bands(peak), alpha=alpha, colormap=colormap)
     )
     at_boxes = explanation.box_captions if caption else []
     if explanation.region is not None:
@@ -96,15 +91,32 @@ def overlay(
     Each pixel is mixed by ``alpha`` times its heat, so that where there is no heat the picture stands unaltered, bit
     for bit. Nothing is rescaled: equal heat looks equal in every frame.
     """
+    height, width = heatmap.shape
+    rows = (slice(top, min(top + BAND, height)) for top in range(0, height, BAND))
+    bands = (((band, slice(width)), heatmap[band]) for band in rows)
+    return _overlaid(frame_bgr, bands, alpha=alpha, colormap=colormap)
+
+
+def _overlaid(
+    frame_bgr: Picture,
+    bands: Iterable[tuple[tuple[slice, slice], NDArray[np.float32]]],
+    *,
+    alpha: float,
+    colormap: str,
+) -> Picture:
+    """`overlay` of heat that comes in `bands`."""
     tint = _tint(alpha, colormap)
-    heat = _quantized(heatmap)
-    left, top, width, height = cv2.boundingRect(heat)
     drawn: Picture = frame_bgr.copy()
-    for upper in range(top, top + height, _BAND):
-        band = slice(upper, min(upper + _BAND, top + height)), slice(left, left + width)
-        kept = cv2.cvtColor(cv2.convertScaleAbs(heat[band], alpha=-alpha, beta=255), cv2.COLOR_GRAY2BGR)
-        cv2.multiply(frame_bgr[band], kept, dst=kept, scale=1 / 255)
-        cv2.add(kept, cv2.applyColorMap(heat[band], tint), dst=drawn[band])
+    for where, heatmap in bands:
+        heat = _quantized(heatmap)
+        left, top, width, height = cv2.boundingRect(heat)
+        if not width:
+            continue
+        inner = slice(top, top + height), slice(left, left + width)
+        here, heat = drawn[where][inner], heat[inner]
+        kept = cv2.cvtColor(cv2.convertScaleAbs(heat, alpha=-alpha, beta=255), cv2.COLOR_GRAY2BGR)
+        cv2.multiply(here, kept, dst=kept, scale=1 / 255)
+        cv2.add(kept, cv2.applyColorMap(heat, tint), dst=here)
     return drawn
 
 
