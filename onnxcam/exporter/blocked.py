@@ -17,6 +17,8 @@ from typing import Final
 
 import onnx_ir as ir
 
+from onnxcam.exporter.rewriting import constant, put_in_place
+
 _SLOPE: Final = 61440.0
 """Finite in float16, and exact in it and in bfloat16."""
 _HIGHEST: Final = 32768.0
@@ -39,12 +41,7 @@ def blocked_masks(graph: ir.Graph, nodes: Sequence[ir.Node], forward: Sequence[i
         mask = _mask(node.inputs[0])
         if mask is None or mask.y.producer() not in known or not _is_blocked(mask.y):
             continue
-        old = node.outputs[0]
-        new = list(_hard_sigmoids(mask, old))
-        for i, each in enumerate(new):
-            each.name, each.outputs[0].name = f"{node.name}_{each.op_type}_{i}", f"{old.name}_{each.op_type}_{i}"
-        graph.insert_before(node, new)
-        ir.convenience.replace_all_uses_with(old, new[-1].outputs[0])
+        put_in_place(graph, node, list(_hard_sigmoids(mask, node.outputs[0])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +68,10 @@ def _mask(condition: ir.Value | None) -> _Mask | None:
 
 def _bounded(node: ir.Node | None) -> tuple[ir.Value, float] | None:
     """What is compared with which number."""
-    if node is None or node.domain or node.inputs[0] is None or node.inputs[1] is None:
+    if node is None or node.domain or node.inputs[0] is None:
         return None
-    bound = node.inputs[1]
-    if bound.const_value is None or bound.is_graph_input() or bound.const_value.size != 1:
-        return None
-    return node.inputs[0], float(bound.const_value.numpy().reshape(()))
+    bound = constant(node.inputs[1])
+    return None if bound is None or bound.size != 1 else (node.inputs[0], float(bound.reshape(())))
 
 
 def _is_blocked(y: ir.Value) -> bool:

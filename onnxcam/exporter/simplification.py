@@ -6,7 +6,7 @@ server's CPU.
 
 from __future__ import annotations
 
-__all__ = ["mean_before_spread", "ranked_constants", "simplify"]
+__all__ = ["ranked_constants", "simplify", "sums_as_products"]
 
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcam.exporter.blocked import blocked_masks
+from onnxcam.exporter.rewriting import constant, initializer, made_by, put_in_place
+from onnxcam.exporter.spread import spread_late
 
 _ELEMENTWISE: Final = frozenset(
     {"Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Pow", "Sub"}
@@ -23,47 +25,34 @@ _ELEMENTWISE: Final = frozenset(
 
 def simplify(graph: ir.Graph, forward: int) -> None:
     """Run every pass on the nodes that stand behind the first ``forward``."""
-    mean_before_spread(graph, list(graph)[forward:])
+    spread_late(graph, list(graph)[forward:])
+    sums_as_products(graph, list(graph)[forward:])
     ranked_constants(graph, list(graph)[forward:])
     nodes = list(graph)
     blocked_masks(graph, nodes[forward:], nodes[:forward])
 
 
-def mean_before_spread(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
-    """mean(v · c) = v · mean(c) where v is the same all over the axes: c is constant then, and so is its mean.
+def sums_as_products(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Σ_c v_c x_c of v [N, C, 1, 1]: the row v times the matrix x, where it was a row of ones times that of v · x.
 
-    Grad-CAM takes the mean over places of what a global pool's adjoint has spread over them. Saves a pass over the
-    feature map, and spreads nothing where nobody asked for the gradient.
+    Saves a pass over the feature map: 0.05 ms for LayerCAM of EfficientNet-lite0, whose gradient is such a v.
     """
     for node in nodes:
-        if node.op_type != "ReduceMean" or node.domain or not node.attributes.get_int("keepdims", 1):
+        ones = constant(node.inputs[0]) if node.op_type == "MatMul" and not node.domain else None
+        flat = None if ones is None or ones.ndim != 1 or (ones != 1).any() else made_by(node.inputs[1], "Reshape")
+        product = None if flat is None else made_by(flat.inputs[0], "Mul")
+        if ones is None or flat is None or product is None:
             continue
-        axes, product = _constant(node.inputs[1] if len(node.inputs) > 1 else None), node.inputs[0]
-        spread = None if product is None else product.producer()
-        if axes is None or spread is None or spread.op_type != "Mul" or node.outputs[0].is_graph_output():
-            continue
-        for value, factor in (spread.inputs, spread.inputs[::-1]):
-            if value is None or factor is None or not _is_one(value, axes.reshape(-1).tolist(), product):
+        for v, x in (product.inputs, product.inputs[::-1]):
+            if v is None or x is None or v.shape is None or x.shape is None or len(x.shape) != 4:
                 continue
-            old = node.outputs[0]
-            of_factor, mean = ir.Value(name=f"{old.name}_of_factor"), ir.Value(name=f"{old.name}_of_product")
-            mean.type, mean.shape = old.type, old.shape
-            new = [
-                ir.node("ReduceMean", [factor, node.inputs[1]], {"keepdims": 1}, outputs=[of_factor]),
-                ir.node("Mul", [value, of_factor], outputs=[mean]),
-            ]
-            for each in new:
-                each.name = f"{node.name}_{each.op_type}"
-            graph.insert_before(node, new)
-            ir.convenience.replace_all_uses_with(old, mean)
-            break
-
-
-def _is_one(value: ir.Value, axes: Sequence[int], product: ir.Value | None) -> bool:
-    """Whether ``value`` has the rank of ``product``, and one element along ``axes``."""
-    shape = value.shape
-    same = shape is not None and product is not None and product.shape is not None and len(shape) == len(product.shape)
-    return same and shape is not None and all(shape[axis] == 1 for axis in axes)
+            if list(v.shape[1:]) == [ones.size, 1, 1] and x.shape[1] == ones.size:
+                size = initializer(graph, "one_row", np.array([0, 1, -1]))
+                row, matrix = ir.node("Reshape", [v, size]), ir.node("Reshape", [x, flat.inputs[1]])
+                total = ir.node("MatMul", [row.outputs[0], matrix.outputs[0]])
+                only = ir.node("Squeeze", [total.outputs[0], initializer(graph, "the_row", np.array([1]))])
+                put_in_place(graph, node, [row, matrix, total, only])
+                break
 
 
 def ranked_constants(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
@@ -75,21 +64,10 @@ def ranked_constants(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
         if node.op_type not in _ELEMENTWISE or node.domain or len(node.inputs) != 2:
             continue
         for i, (number, other) in enumerate(zip(node.inputs, node.inputs[::-1], strict=True)):
-            array = None if number is None or number.is_graph_input() else number.const_value
+            array = constant(number)
             if number is None or array is None or other is None or other.shape is None:
                 continue
             rank = len(other.shape)
-            if array.size != 1 or len(array.shape) >= rank or rank < 2 or other.shape[-1] != 1:
-                continue
-            name = f"{number.name}_of_rank_{rank}"
-            if name not in graph.initializers:
-                tensor = ir.tensor(array.numpy().reshape([1] * rank), dtype=array.dtype, name=name)
-                ranked = ir.Value(name=name, type=number.type, shape=ir.Shape([1] * rank), const_value=tensor)
-                graph.register_initializer(ranked)
-            node.replace_input_with(i, graph.initializers[name])
-
-
-def _constant(value: ir.Value | None) -> np.ndarray | None:
-    if value is None or value.const_value is None or value.is_graph_input():  # an input may be given otherwise
-        return None
-    return value.const_value.numpy()
+            if array.size == 1 and array.ndim < rank and rank > 1 and other.shape[-1] == 1:
+                name = f"{number.name}_of_rank_{rank}"
+                node.replace_input_with(i, initializer(graph, name, array.reshape([1] * rank)))

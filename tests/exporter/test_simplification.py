@@ -11,7 +11,8 @@ import pytest
 import onnxcam
 from onnxcam.exporter import simplification
 from onnxcam.exporter.shapes import infer_shapes
-from onnxcam.exporter.simplification import mean_before_spread, ranked_constants
+from onnxcam.exporter.simplification import ranked_constants
+from onnxcam.exporter.spread import spread_late
 
 from .graphs import cnn, model, random, run, save
 
@@ -29,7 +30,7 @@ def added(path) -> Counter[str]:
 def test_grad_cam_spreads_no_gradient_that_nobody_asked_for(tmp_path, monkeypatch, outputs):
     plain = save(tmp_path / "m.onnx", cnn())
     quick = onnxcam.attach(plain, tmp_path / "quick.cam.onnx", outputs=outputs).path
-    monkeypatch.setattr(simplification, "mean_before_spread", lambda graph, nodes: None)
+    monkeypatch.setattr(simplification, "spread_late", lambda graph, nodes: None)
     slow = onnxcam.attach(plain, tmp_path / "slow.cam.onnx", outputs=outputs).path
     ours, theirs = run(quick, image=PICTURES), run(slow, image=PICTURES)
     assert ours.keys() == theirs.keys()
@@ -56,7 +57,7 @@ def test_a_mean_of_what_is_not_spread_stays(tmp_path):
         }""",
         places=[2, 3],
     )
-    mean_before_spread(net.graph, list(net.graph))
+    spread_late(net.graph, list(net.graph))
     v_mean, w_mean = (y.producer() for y in net.graph.outputs)
     assert v_mean.inputs[0].producer().op_type == "Mul"  # v is not the same along both axes
     assert w_mean.inputs[0].producer().inputs[1].producer().inputs[0] is net.graph.inputs[0]

@@ -1,0 +1,43 @@
+"""What the passes on a finished graph share: reading constants, making initializers, putting nodes in place of one."""
+
+from __future__ import annotations
+
+__all__ = ["constant", "initializer", "made_by", "put_in_place"]
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The number or numbers, where they are in the file; an input that has a default may be given otherwise."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that gives ``value``, if it is a standard one of ``op_type``."""
+    node = None if value is None else value.producer()
+    return node if node is not None and node.op_type == op_type and not node.domain else None
+
+
+def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """The one of ``name``; a new one if there is none."""
+    if name not in graph.initializers:
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+        graph.register_initializer(value)
+    return graph.initializers[name]
+
+
+def put_in_place(graph: ir.Graph, node: ir.Node, new: Sequence[ir.Node]) -> None:
+    """Let the last of ``new`` give what ``node`` gave; names, type and shape of the result come from it."""
+    old = node.outputs[0]
+    for i, each in enumerate(new):
+        each.name = each.outputs[0].name = f"{old.name}_{each.op_type}_{i}"
+    result = new[-1].outputs[0]
+    result.type, result.shape = old.type, old.shape
+    graph.insert_before(node, new)
+    ir.convenience.replace_all_uses_with(old, result)

@@ -1,0 +1,208 @@
+"""What is the same all over some axes is computed once: values are spread where they meet others, and not before.
+
+The adjoint of a global pool gives every place the same gradient, and most of what methods make of it is the same at
+every place as well.
+"""
+
+from __future__ import annotations
+
+__all__ = ["spread_late"]
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxcam.exporter.rewriting import constant, initializer, made_by
+
+_ELEMENTWISE: Final = frozenset(
+    {
+        "Abs", "Add", "And", "Cast", "CastLike", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "Less",
+        "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Sign", "Sqrt",
+        "Sub", "Where",
+    }
+)  # fmt: skip
+
+_HALF: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """A value of size 1 along ``axes``, along which another is the same."""
+
+    value: ir.Value
+    axes: frozenset[int]
+
+
+def spread_late(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
+    """Compute from v what is elementwise in v repeated, or in v · c of a number c repeated; sum v · x as v · Σx.
+
+    Saves a pass over the feature map for each operator: Grad-CAM spreads nothing where nobody asked for the gradient,
+    and Grad-CAM++ of EfficientNet-lite0 takes 0.2 ms less.
+    """
+    spreading = _Spreading(graph)
+    for node in nodes:
+        if node.domain or len(node.outputs) != 1 or node.outputs[0].shape is None:
+            continue
+        if node.op_type in ("ReduceMean", "ReduceSum"):
+            spreading.reduce(node)
+        elif node.op_type in (*_ELEMENTWISE, "Expand") and not (spreading.begins(node) or spreading.goes_on(node)):
+            spreading.ends(node)
+
+
+class _Spreading:
+    """Which values of ``graph`` are the same along some axes, and the values that they are before they are spread."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._once: dict[ir.Value, _Once] = {}
+
+    def begins(self, node: ir.Node) -> bool:
+        """Whether ``node`` repeats v, or multiplies it with a number that is repeated."""
+        once = self._expanded(node) if node.op_type == "Expand" else self._multiplied(node)
+        if once is not None:
+            self._once[node.outputs[0]] = once
+        return once is not None
+
+    def _expanded(self, node: ir.Node) -> _Once | None:
+        v, shape = node.inputs[0], _shape(node.outputs[0])
+        if v is None or len(_shape(v)) != len(shape):
+            return None
+        axes = frozenset(i for i, size in enumerate(_shape(v)) if size == 1 and shape[i] != 1)
+        return _Once(v, axes) if axes else None
+
+    def _multiplied(self, node: ir.Node) -> _Once | None:
+        shape = _shape(node.outputs[0])
+        for v, c in _pairs(node) if node.op_type == "Mul" else ():
+            number, given = _repeated(c), _shape(v)
+            if number is None or len(_shape(c)) != len(shape):
+                continue
+            axes = frozenset(i for i, size in enumerate(_shape(c)) if size != 1)
+            if len(given) == len(shape) and axes and all(given[i] == 1 for i in axes):
+                factor = self._number(f"{node.outputs[0].name}_factor", number, len(shape))
+                return _Once(self._new(node, "Mul", [v, factor], axes), axes)
+        return None
+
+    def goes_on(self, node: ir.Node) -> bool:
+        """Whether all that ``node`` reads is the same along some axes, and so its result."""
+        axes = frozenset[int]().union(*(self._once[x].axes for x in node.inputs if x in self._once))
+        rank = len(_shape(node.outputs[0]))
+        if not axes or not all(x is not None and self._is_the_same(x, axes, rank) for x in node.inputs):
+            return False
+        inputs = [self._once[x].value if x in self._once else x for x in node.inputs if x is not None]
+        self._once[node.outputs[0]] = _Once(self._new(node, node.op_type, inputs, axes, node.attributes), axes)
+        return True
+
+    def _is_the_same(self, value: ir.Value, axes: frozenset[int], rank: int) -> bool:
+        if value in self._once:
+            return self._once[value].axes == axes and len(_shape(value)) == rank
+        return value.shape is not None and all(_size(value, axis, rank) == 1 for axis in axes)
+
+    def ends(self, node: ir.Node) -> None:
+        """Let ``node`` spread the value itself, where it meets another of the full size."""
+        shape = _shape(node.outputs[0])
+        for i, value in enumerate(node.inputs):
+            if value is None or value not in self._once or len(_shape(value)) != len(shape):
+                continue
+            once = self._once[value]
+            full = (
+                x is not None and x.shape is not None and x not in self._once
+                and all(_size(x, axis, len(shape)) == shape[axis] != ir.SymbolicDim(None) for axis in once.axes)
+                for x in node.inputs
+            )  # fmt: skip
+            if any(full):
+                node.replace_input_with(i, once.value)
+
+    def reduce(self, node: ir.Node) -> None:
+        """A sum, or mean, over the axes of what is the same along them, or of a product with it."""
+        old, x = node.outputs[0], node.inputs[0]
+        given = constant(node.inputs[1] if len(node.inputs) > 1 else None)
+        if x is None or x.shape is None or given is None or old.is_graph_output():
+            return
+        if not node.attributes.get_int("keepdims", 1):
+            return
+        axes = frozenset(int(axis) % len(x.shape) for axis in given.reshape(-1))
+        if not axes:  # all of them, or none
+            return
+        new = self._total(node, x, axes) or self._factored(node, x, axes)
+        if new is not None:
+            ir.convenience.replace_all_uses_with(old, new)
+
+    def _total(self, node: ir.Node, x: ir.Value, axes: frozenset[int]) -> ir.Value | None:
+        if x not in self._once or self._once[x].axes != axes:
+            return None
+        once = self._once[x].value
+        if node.op_type == "ReduceMean":
+            return once
+        sizes = [size for axis in axes if isinstance(size := _shape(x)[axis], int)]
+        if len(sizes) < len(axes) or once.dtype is None:
+            return None
+        count = np.array(math.prod(sizes), once.dtype.numpy())
+        return self._new(node, "Mul", [once, self._number(f"{node.outputs[0].name}_count", count, len(_shape(x)))])
+
+    def _factored(self, node: ir.Node, x: ir.Value, axes: frozenset[int]) -> ir.Value | None:
+        product = made_by(x, "Mul")
+        if product is None:
+            return None
+        if node.op_type == "ReduceSum" and x.dtype in _HALF:  # Σx may be above what float16 holds where Σvx is not
+            return None
+        for v, rest in _pairs(product):
+            given = _shape(v)
+            if rest.shape == x.shape and len(given) == len(_shape(x)) and all(given[axis] == 1 for axis in axes):
+                axes_input = node.inputs[1]
+                assert axes_input is not None
+                total = self._new(node, node.op_type, [rest, axes_input], axes, node.attributes)
+                return self._new(node, "Mul", [v, total], axes)
+        return None
+
+    def _number(self, name: str, number: np.ndarray, rank: int) -> ir.Value:
+        return initializer(self._graph, name, number.reshape([1] * rank))
+
+    def _new(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        axes: frozenset[int] = frozenset(),
+        attributes: Mapping[str, ir.Attr] = MappingProxyType({}),
+    ) -> ir.Value:
+        """The result of a new node in front of ``before``: of the shape of its result, but for 1 along ``axes``."""
+        old = before.outputs[0]
+        shape = ir.Shape([1 if i in axes else size for i, size in enumerate(_shape(old))])
+        name = f"{old.name}_once_{op_type}"
+        value = ir.Value(name=name, type=old.type, shape=shape)
+        node = ir.Node("", op_type, inputs, attributes=tuple(attributes.values()), outputs=[value], name=name)
+        self._graph.insert_before(before, node)
+        return value
+
+
+def _pairs(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Both operands, in both orders."""
+    x, y = node.inputs
+    if x is not None and y is not None:
+        yield from ((x, y), (y, x))
+
+
+def _shape(value: ir.Value) -> list[int | ir.SymbolicDim]:
+    return [] if value.shape is None else list(value.shape)
+
+
+def _size(value: ir.Value, axis: int, rank: int) -> int | ir.SymbolicDim:
+    """Along the axis of a result of ``rank``; 1 where the value has fewer."""
+    shape = _shape(value)
+    own = axis - (rank - len(shape))
+    return shape[own] if own >= 0 else 1
+
+
+def _repeated(value: ir.Value) -> np.ndarray | None:
+    """The number that a constant repeats, of any shape."""
+    expand = made_by(value, "Expand")
+    if expand is not None:
+        number = constant(expand.inputs[0])
+        return number if number is not None and number.size == 1 else None
+    number = constant(value)
+    return None if number is None or number.size < 2 or np.ptp(number) != 0 else number.reshape(-1)[:1]
