@@ -12,6 +12,7 @@ __all__ = [
     "choice_options",
     "chosen_classes",
     "json_option",
+    "live_choice_options",
     "max_pixels_option",
     "model_option",
     "overwrite_option",
@@ -204,13 +205,21 @@ def calm_options(function: F) -> F:
 
 def choice_options(function: F) -> F:
     """What is explained: ``--class``, ``--against``, ``--method`` and ``--layer``, under the names `explain` takes."""
-    for option in (
+    return _choice_options(f", or one that runs any model on changed pictures: {', '.join(METHODS)}")(function)
+
+
+def live_choice_options(function: F) -> F:
+    """`choice_options` where there is no time to run the model many times for a picture."""
+    return _choice_options("")(function)
+
+
+def _choice_options(other_methods: str) -> Callable[[F], F]:
+    options = (
         click.option("--layer", metavar="NAME", help="Which of the model's layers to show.  [default: its first]"),
         click.option(
             "--method",
             metavar="NAME",
-            help="Which of the model's methods to show, or one that runs any model on changed pictures: "
-            f"{', '.join(METHODS)}.  [default: the model's first]",
+            help=f"Which of the model's methods to show{other_methods}.  [default: the model's first]",
         ),
         click.option(
             "--against",
@@ -229,9 +238,14 @@ def choice_options(function: F) -> F:
             "Of a model made with --classes K, K of them: repeated, or separated by commas.  [default: the top class, "
             "or the top K]",
         ),
-    ):
-        function = option(function)
-    return function
+    )
+
+    def decorate(function: F) -> F:
+        for option in options:
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def perturbation_options(function: F) -> F:

@@ -41,7 +41,7 @@ _STRETCHES = 20  # as many as a screen shows
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Video to write: .mp4, .mov or .mkv.  [default: INPUT_cam.mp4]",
+    help="Video to write: .mp4, .m4v, .mov or .mkv.  [default: INPUT_cam.mp4]",
 )
 @choice_options
 @perturbation_options
@@ -53,6 +53,12 @@ _STRETCHES = 20  # as many as a screen shows
     show_default=True,
     metavar="N",
     help="Explain one frame in N, and keep its heat until the next.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="FPS",
+    help="Frames per second of a folder or pattern of pictures.  [default: 25]",
 )
 @resize_option
 @calm_options
@@ -79,6 +85,7 @@ def video(
     box_threshold: float | None,
     reference: Path | None,
     every: int,
+    rate: float | None,
     smoothing: float,
     scale: float,
     hold: float,
@@ -92,7 +99,8 @@ def video(
     """Explain every frame of the video INPUT, and write it with its sound as H.264 that plays anywhere.
 
     INPUT is a file, a folder of pictures or a pattern of their names, or a stream's address.
-    Ctrl-C ends the work early and keeps what was done. Of a damaged file, all that can be read is explained.
+    Ctrl-C ends the work early and keeps what was done. Of a damaged file, all that can be read is explained; of a
+    stream, what came until it ended or broke off.
 
     \b
     Examples:
@@ -100,7 +108,7 @@ def video(
       onnxcam video input.mp4 --class 'tabby' --layout side-by-side
       onnxcam video input.mp4 -m resnet50.cam.onnx -o explained.mkv --every 3
       onnxcam video input.mp4 --json > frames.jsonl
-      onnxcam video 'img_%04d.png'                           -> img_cam.mp4
+      onnxcam video 'img_%04d.png' --rate 12                 -> img_cam.mp4
       onnxcam video rtsp://camera/stream                     -> camera_cam.mp4
     """
     from onnxcam.cli.progress import frame_progress
@@ -149,6 +157,7 @@ def video(
             box_threshold=box_threshold,
             reference=reference_for(cam_model, reference),
             every=every,
+            rate=rate,
             calm=Calm(smoothing=smoothing, scale=scale, hold=hold, cut=cut),
             overwrite=overwrite,
             on_start=on_start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
@@ -17,9 +18,9 @@ from onnxcam.cli.arrays import reference_for
 from onnxcam.cli.logs import Log, log_option
 from onnxcam.cli.options import (
     calm_options,
-    choice_options,
     chosen_classes,
     json_option,
+    live_choice_options,
     model_option,
     overwrite_option,
     provider_option,
@@ -62,7 +63,19 @@ class _Size(click.ParamType[tuple[int, int]]):
     flag_value="",
     help="Show it on a page, at http://127.0.0.1:8080 or at that address, instead of in a window.",
 )
-@click.option("--token", help="That the page asks for.  [default: none on this machine alone, or else one is made]")
+@click.option(
+    "--token",
+    envvar="ONNXCAM_TOKEN",
+    show_envvar=True,
+    help="That the page asks for.  [default: none on this machine alone, or else one is made]",
+)
+@click.option(
+    "--host-name",
+    "host_names",
+    metavar="NAME",
+    multiple=True,
+    help="By which the page is reached, besides this machine's own: that of a proxy, or of a container's host.",
+)
 @click.option("--record", metavar="FILE", help="Record what is shown; %Y%m%d_%H%M%S stands for the time.")
 @click.option(
     "--stall-after",
@@ -74,7 +87,7 @@ class _Size(click.ParamType[tuple[int, int]]):
 )
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="End after so long.")
 @click.option("--figures", is_flag=True, help="Write frames per second and the frame's age on the picture.")
-@choice_options
+@live_choice_options
 @question_options
 @resize_option
 @calm_options
@@ -93,6 +106,7 @@ def webcam(
     pixel_format: str | None,
     serve: str | None,
     token: str | None,
+    host_names: tuple[str, ...],
     record: str | None,
     stall_after: float,
     seconds: float | None,
@@ -145,19 +159,31 @@ def webcam(
     from onnxcam.runtime.live.statistics import Ages
     from onnxcam.runtime.live.window import screen_problem
     from onnxcam.runtime.opening import CameraOptions, is_live, open_source
+    from onnxcam.runtime.server.address import parse_address
+    from onnxcam.runtime.sinks import check_output
 
     live_source = is_live(source)
     if loop and live_source:
         raise InputError(f"--loop plays a file again, and '{source}' is no file: leave it out")
-    in_window = serve is None and screen_problem() is None
-    if not in_window and serve is None and record is None:
-        raise OutputError(f"{screen_problem()}: 'onnxcam webcam --serve' shows the live picture in a browser")
+    if token and _is_given("token") and serve is None:
+        raise InputError("--token is what the page asks for, and no page is served: add --serve")
+    if serve and (os.path.exists(serve) or "://" in serve):
+        raise InputError(f"--serve took '{serve}' for the address of the page: name the source before it")
+    at = None if serve is None else parse_address(serve)
+    wanted = CameraOptions(size=size, rate=rate, pixel_format=pixel_format, stall_after=stall_after)
+    in_window = at is None and screen_problem() is None
+    if not in_window and at is None and record is None:
+        if not live_source:
+            open_source(source, wanted).close()  # that it is missing matters more
+        chosen = "" if source == "0" else f" {source}"
+        raise OutputError(f"{screen_problem()}: 'onnxcam webcam{chosen} --serve' shows the live picture in a browser")
     ages = Ages()
     every = not live_source and not loop
-    wanted = CameraOptions(size=size, rate=rate, pixel_format=pixel_format, stall_after=stall_after)
 
     def recorder(text: str) -> Recorder:
-        return Recorder(recording_path(text), rate=Fraction(30), overwrite=overwrite, wait=every, tell=log)
+        path = recording_path(text)
+        check_output(path, source=source if os.path.isfile(source) else None, overwrite=overwrite)
+        return Recorder(path, rate=Fraction(30), overwrite=overwrite, wait=every, tell=log)
 
     with (
         log.warnings(),
@@ -195,10 +221,9 @@ def webcam(
             calm=Calm(smoothing=smoothing, scale=scale, hold=hold, cut=cut),
             choice={"against": against, "layer": layer, "inputs": asked},
         )
-        if serve is not None:
-            views.append(
-                stack.enter_context(page(serve, cam_model, controls, grabber, live, ages, token=token, tell=log))
-            )
+        if at is not None:
+            shown = page(at, cam_model, controls, grabber, live, ages, token=token, names=host_names, tell=log)
+            views.append(stack.enter_context(shown))
         elif in_window:
             screen = stack.enter_context(Screen(source, controls, tape, ages))
             views.append(screen.publish)
@@ -214,6 +239,12 @@ def webcam(
     live.raise_error()
     grabber.raise_error()
     _exit(stop, tape.trouble)
+
+
+def _is_given(name: str) -> bool:
+    """Whether the option stands on the command line, and not in the environment."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _list(as_json: bool) -> None:

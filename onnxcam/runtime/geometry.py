@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BAND", "Placement", "Rectangle", "bands", "interpolation", "place", "project"]
+__all__ = ["BAND", "Placement", "Rectangle", "bands", "fit", "interpolation", "place", "project"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,9 +55,14 @@ def place(height: int, width: int, preprocess: Preprocess) -> Placement:
         ratio = preprocess.crop_ratio * min(height / input_height, width / input_width)
         source = _centred(input_height * ratio, input_width * ratio, within=source)
     elif preprocess.resize == "letterbox":
-        ratio = min(input_height / height, input_width / width)
-        target = _centred(height * ratio, width * ratio, within=target)
+        target = fit(height, width, input_height, input_width)
     return Placement(height, width, source, input_height, input_width, target)
+
+
+def fit(height: int, width: int, within_height: int, within_width: int) -> Rectangle:
+    """Where a picture of ``height × width`` pixels lies, as large as it can be, in the middle of others."""
+    ratio = min(within_height / height, within_width / width)
+    return _centred(height * ratio, width * ratio, within=Rectangle(0, 0, within_height, within_width))
 
 
 def _centred(height: float, width: float, *, within: Rectangle) -> Rectangle:

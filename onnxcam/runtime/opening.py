@@ -17,7 +17,10 @@ from onnxcam.runtime.streams import StreamSource, is_address, masked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraOptions:
-    """What is asked of a camera, as `CameraSource` takes it, and for how many seconds a stream may give nothing."""
+    """What is asked of a camera, as `CameraSource` takes it, and for how many seconds a stream may give nothing.
+
+    Of these, pictures have a rate alone.
+    """
 
     size: tuple[int, int] | None = None
     rate: float | None = None
@@ -36,6 +39,7 @@ def open_source(text: str, options: CameraOptions | None = None) -> Source:
     """The source named ``text``: a number or ``/dev/…`` is a camera, ``scheme://…`` a stream, and the rest a folder of
     pictures, a pattern of their names, or a video file. Raises `InputError`."""
     options = options or CameraOptions()
+    _check(text, options)
     if is_address(text):
         return StreamSource(text, stall_after=options.stall_after)
     if is_live(text):
@@ -48,9 +52,24 @@ def open_source(text: str, options: CameraOptions | None = None) -> Source:
             if text.isdecimal() and os.path.exists(text):
                 raise InputError(f"{error} (what lies here under this name is called './{text}')") from None
             raise
-    if os.path.isdir(text) or (is_pattern(Path(text).name) and not os.path.exists(text)):
+    if _are_pictures(text):
         return PictureSequence(text, rate=options.rate or 25)
     return VideoSource(text)
+
+
+def _check(text: str, options: CameraOptions) -> None:
+    """Raise `InputError` for what is asked in vain."""
+    if is_live(text) and not is_address(text):
+        return
+    name = masked(text) if is_address(text) else text
+    if options.size or options.pixel_format:
+        raise InputError(f"size and pixel format are asked of a camera, and '{name}' has its own: leave them out")
+    if options.rate and not _are_pictures(text):
+        raise InputError(f"a rate is asked of a camera, or of pictures, and '{name}' has its own: leave it out")
+
+
+def _are_pictures(text: str) -> bool:
+    return os.path.isdir(text) or (is_pattern(Path(text).name) and not os.path.exists(text))
 
 
 def default_output(text: str) -> Path:

@@ -179,8 +179,8 @@ def side_by_side(picture: Picture, other: Picture) -> Picture:
     return cv2.hconcat([picture, other])
 
 
-def caption(image: Picture, lines: Sequence[str], *, corner: Literal["left", "right"] = "left") -> Picture:
-    """A copy of ``image`` (uint8 BGR) with ``lines`` in that upper corner, white on a darkened box.
+def caption(image: Picture, lines: Sequence[str], *, corner: Literal["left", "right", "bottom"] = "left") -> Picture:
+    """A copy of ``image`` (uint8 BGR) with ``lines`` in that upper corner, or at its lower left, white on a dark box.
 
     The letters grow with the picture. A line that does not fit ends in ``...``, and one of which nothing fits is left
     out. OpenCV's font is ASCII: accents are dropped, other letters become ``?``.
@@ -201,10 +201,12 @@ def _write(image: Picture, lines: Sequence[str], corner: str = "left") -> None:
         return
     across = min(2 * pen.margin + max(map(pen.width, fitting)), width)
     left = width - across if corner == "right" else 0
-    box = image[: min(len(fitting) * step + pen.margin, height), left : left + across]
+    down = min(len(fitting) * step + pen.margin, height)
+    top = height - down if corner == "bottom" else 0
+    box = image[top : top + down, left : left + across]
     np.copyto(box, cv2.convertScaleAbs(box, alpha=0.3))
     for number, line in enumerate(fitting):
-        pen.write(image, line, left + pen.margin, pen.margin + pen.capital + number * step)
+        pen.write(image, line, left + pen.margin, top + pen.margin + pen.capital + number * step)
 
 
 @dataclass(frozen=True, slots=True)

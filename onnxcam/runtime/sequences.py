@@ -11,12 +11,10 @@ from fnmatch import fnmatch
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-import cv2
 
 from onnxcam.errors import InputError
 from onnxcam.runtime.closing import Closing
+from onnxcam.runtime.fitting import fitted
 from onnxcam.runtime.pictures import SUFFIXES, read_picture
 from onnxcam.runtime.preprocess import Picture, as_bgr
 from onnxcam.runtime.sources import Frame, VideoInfo, frame_rate
@@ -70,12 +68,10 @@ class PictureSequence(Closing):
     def __iter__(self) -> Generator[Frame, None, None]:
         count = 0
         for number in range(len(self._files)):
-            picture: Any = self._read(number)
+            picture = self._read(number)
             if picture is None:
                 continue
-            if picture.shape[:2] != (self._height, self._width):
-                picture = cv2.resize(picture, (self._width, self._height), interpolation=cv2.INTER_AREA)
-            yield Frame(count, number, 1, self.info.time_base, picture)
+            yield Frame(count, number, 1, self.info.time_base, fitted(picture, self._height, self._width))
             count += 1
         if self._unread:
             left = len(self._unread) - 1

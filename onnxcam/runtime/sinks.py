@@ -290,17 +290,18 @@ def _unused_name(path: Path) -> Path:
 
 def check_output(path: Path, *, source: str | PathLike[str] | None, overwrite: bool) -> None:
     """Raise `OutputError` if a video cannot, or must not, be written to ``path``."""
+    if path.is_dir():
+        raise OutputError(f"'{path}' is a folder: name a file")
     if path.suffix.casefold() not in SUFFIXES:
         near = nearest_names(path.suffix, SUFFIXES)
         raise OutputError(
-            f"a video is written as {', '.join(SUFFIXES)}, not as '{path.suffix}'" + (f": {near}" if near else "")
+            f"a video is written as {', '.join(SUFFIXES)}, and '{path.name}' is not so called"
+            + (f": {near}" if near else "")
         )
     if not path.parent.is_dir():
         raise OutputError(f"'{path}' cannot be written: there is no folder '{path.parent}'")
-    if path.is_dir():
-        raise OutputError(f"'{path}' is a folder: name a file")
     if path.exists():
         if source is not None and os.path.samefile(path, source):
-            raise OutputError(f"'{path}' is the input itself: choose another name with -o")
+            raise OutputError(f"'{path}' is the input itself: choose another name")
         if not overwrite:
-            raise OutputError(f"'{path}' exists: choose another name with -o, or replace it with --overwrite")
+            raise OutputError(f"'{path}' exists: choose another name, or replace it with --overwrite")

@@ -6,10 +6,12 @@ __all__ = ["SCHEMES", "StreamSource", "is_address", "masked"]
 
 import errno
 import re
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import av
 from av.container.input import InputContainer
@@ -73,6 +75,7 @@ class StreamSource(VideoSource):
         options = {"protocol_whitelist": _PROTOCOLS, "format_whitelist": _FORMATS}
         if self._address.casefold().startswith("rtsp"):
             options["rtsp_transport"] = "tcp"  # over UDP a lost packet smears the picture until the next key frame
+        begun = time.monotonic()
         try:
             return av.open(
                 self._address,
@@ -82,7 +85,9 @@ class StreamSource(VideoSource):
                 metadata_errors="replace",
             )
         except (OSError, av.FFmpegError, ValueError) as error:
-            raise InputError(f"'{self.path}' cannot be opened: {self._reason(str(error))}") from None
+            waited = time.monotonic() - begun >= self._stall_after  # FFmpeg may call a silent server a garbled one
+            reason = f"no picture came for {self._stall_after:g} s" if waited else self._reason(str(error))
+            raise InputError(f"'{self.path}' cannot be opened: {reason}") from None
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         """Of the picture; while only sound comes, or what cannot be decoded, time runs on."""
@@ -107,12 +112,27 @@ class StreamSource(VideoSource):
     def _reason(self, error: str) -> str:
         if _TIMED_OUT.search(error):
             return f"no picture came for {self._stall_after:g} s"
+        if "input/output error" in error.casefold() and (host := _unknown_host(self._address)):
+            return f"no host '{host}' can be found"
         known = next((text for words, text in _REASONS.items() if words in error.casefold()), None)
         text = error.replace(self._address, "").strip(" :'")
         return known or text.partition("] ")[2].strip(" :'").casefold() or text or "no reason is given"
 
     def _missing(self, last: Frame, step: int) -> str | None:
         return "the stream ended" if self._lost is None else f"the stream broke off: {self._reason(self._lost)}"
+
+
+def _unknown_host(address: str) -> str | None:
+    """The host in ``address``, if there is none of that name: FFmpeg says no more than that the connection failed."""
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        return None
+    try:
+        socket.getaddrinfo(host or "127.0.0.1", None)
+    except (OSError, UnicodeError):
+        return host
+    return None
 
 
 def _listed() -> str:

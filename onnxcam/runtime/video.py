@@ -22,7 +22,7 @@ from onnxcam.errors import InputError
 from onnxcam.runtime.calm import DEFAULT_CALM, Calm
 from onnxcam.runtime.choices import ClassChoice
 from onnxcam.runtime.explainer import DrawnFrame, Explainer, Look
-from onnxcam.runtime.opening import open_source
+from onnxcam.runtime.opening import CameraOptions, is_live, open_source
 from onnxcam.runtime.perturbation import Perturbation
 from onnxcam.runtime.pipeline import pipeline
 from onnxcam.runtime.session import CamModel
@@ -77,6 +77,7 @@ def explain_video(
     box_threshold: float | None = None,
     reference: NDArray[Any] | None = None,
     every: int = 1,
+    rate: float | None = None,
     layout: Layout = DEFAULT_LAYOUT,
     alpha: float = DEFAULT_ALPHA,
     colormap: str = DEFAULT_COLORMAP,
@@ -95,6 +96,7 @@ def explain_video(
     against, method, layer, perturbation, augment, box_index, box_threshold, reference: see
         `onnxcam.runtime.session.CamModel.explain`.
     every: explain one frame in so many, and draw its heat on those up to the next.
+    rate: of a folder of pictures or a pattern, in frames per second, instead of 25.
     layout, alpha, colormap, caption: see `onnxcam.runtime.render.render`.
     calm: how class, maps and their scale are kept from flickering.
     on_start, on_frame: called in the calling thread, before the first frame and after each one written.
@@ -104,7 +106,7 @@ def explain_video(
 
     Raises `InputError`, `OutputError`, `ClassError`, `MethodError` or `LayerError` before any work if the source cannot
     be read, the output must not be written, or class, method or layer do not exist. An error on the way leaves no
-    output.
+    output; but what was written of a stream, which nobody can send again, stays as a recording (see `VideoSink`).
     """
     if every < 1:
         raise InputError(f"one frame in {every} cannot be explained: 'every' is 1 or more")
@@ -126,8 +128,10 @@ def explain_video(
     look = Look(choice=choice, style={"layout": layout, "alpha": alpha, "colormap": colormap, "caption": caption})
     explainer = Explainer(model, lambda: look, calm)
     with (
-        open_source(os.fspath(source)) as video,
-        VideoSink(output, video.info, sound_from=file, overwrite=overwrite) as sink,
+        open_source(os.fspath(source), CameraOptions(rate=rate)) as video,
+        VideoSink(
+            output, video.info, sound_from=file, overwrite=overwrite, recording=is_live(os.fspath(source))
+        ) as sink,
     ):
         if on_start:
             on_start(video.info)

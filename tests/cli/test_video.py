@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from onnxcam.runtime.calm import Calm
 from onnxcam.runtime.video import VideoSummary
 
 from ..runtime.clips import BLUE, GREEN, RED, color_artifact, packets, plain, times, write_clip  # noqa: TID252 tests are no package
-from ..runtime.streaming import MjpegCamera  # noqa: TID252
+from ..runtime.streaming import MjpegCamera, eventually  # noqa: TID252
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +135,7 @@ def test_many_stretches_are_cut_to_the_longest(folder: Path) -> None:
         (["colors.cam.onnx"], "is not a video"),
         (["clip.mp4", "-o", "clip.mp4", "--overwrite"], "is the input itself"),
         (["clip.mp4", "-o", "no/out.mp4"], "there is no folder 'no'"),
-        (["clip.mp4", "-o", "out.avi"], "a video is written as .mp4, .m4v, .mov, .mkv, not as '.avi'"),
+        (["clip.mp4", "-o", "out.avi"], "a video is written as .mp4, .m4v, .mov, .mkv, and 'out.avi' is not so called"),
         (["clip.mp4", "--class", "gren"], "did you mean 'green'?"),
         (["clip.mp4", "--provider", "gpu"], "execution provider 'gpu' is not installed"),
     ],
@@ -214,8 +215,9 @@ def test_a_folder_a_pattern_and_a_stream_are_videos_too(folder: Path) -> None:
         (folder / "shots" / f"img_{number}.png").write_bytes(cv2.imencode(".png", plain(color))[1].tobytes())
     (folder / "shots" / "img_12.png").write_bytes(b"no picture")
     for source, output in (("shots", "shots_cam.mp4"), ("shots/img_%d.png", "shots/img_cam.mp4")):
-        result = call(source, "-m", "colors.cam.onnx", "--json")
+        result = call(source, "-m", "colors.cam.onnx", "--json", "--rate", "4")
         assert result.exit_code == 0, result.output
+        assert [json.loads(line)["time"] for line in result.stdout.splitlines()] == [0, 0.25, 0.5]
         assert [json.loads(line)["label"] for line in result.stdout.splitlines()] == ["red", "green", "blue"]
         assert result.stderr.startswith(f"Warning: '{source}': ")
         assert result.stderr.endswith("3 of 4 pictures could be read\n")
@@ -228,3 +230,26 @@ def test_a_folder_a_pattern_and_a_stream_are_videos_too(folder: Path) -> None:
     assert "secret" not in result.output
     assert f"Warning: '{camera.address}': the stream " in result.stderr
     assert len(times(folder / "127.0.0.1_cam.mp4")) >= 3
+
+
+def test_what_came_of_a_stream_outlives_a_kill(folder: Path) -> None:
+    part = folder / "out.recording.mp4"
+
+    def is_playable() -> bool:
+        try:
+            return len(times(part)) > 3
+        except av.FFmpegError:
+            return False
+
+    with MjpegCamera() as camera:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "onnxcam", "video", camera.address, "-o", "out.mp4", "-m", "colors.cam.onnx"],
+            cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        try:
+            eventually(is_playable, seconds=30)
+        finally:
+            process.kill()
+            process.wait()
+    assert is_playable()
+    assert not (folder / "out.mp4").exists()

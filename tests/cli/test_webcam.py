@@ -104,11 +104,19 @@ def test_the_page_is_there_and_tells_what_goes_on(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["clip.mp4"], 1, "there is no screen here: 'onnxcam webcam --serve' shows the live picture in a browser"),
+        (["clip.mp4"], 1, "no screen here: 'onnxcam webcam clip.mp4 --serve' shows the live picture in a browser"),
+        (["missing.mp4"], 1, "there is no file 'missing.mp4'"),
         (["missing.mp4", "--record", "out.mp4"], 1, "there is no file 'missing.mp4'"),
         (["rtsp://a/b", "--loop", "--serve"], 1, "--loop plays a file again, and 'rtsp://a/b' is no file"),
         (["clip.mp4", "--serve", "nowhere at all"], 1, "is no address to serve at"),
-        (["clip.mp4", "--record", "clip.mp4"], 1, "'clip.mp4' exists"),
+        (["--serve", "clip.mp4"], 1, "took 'clip.mp4' for the address of the page: name the source before it"),
+        (["--serve", "rtsp://camera/stream"], 1, "name the source before it"),
+        (["clip.mp4", "--token", "t", "--record", "out.mp4"], 1, "no page is served: add --serve"),
+        (["clip.mp4", "--size", "4x4", "--record", "out.mp4"], 1, "'clip.mp4' has its own"),
+        (["clip.mp4", "--rate", "5", "--record", "out.mp4"], 1, "'clip.mp4' has its own"),
+        (["clip.mp4", "--record", "clip.mp4"], 1, "'clip.mp4' is the input itself"),
+        (["clip.mp4", "--record", "./clip.mp4", "--overwrite"], 1, "'clip.mp4' is the input itself"),
+        (["clip.mp4", "--record", "folder.mp4"], 1, "'folder.mp4' is a folder"),
         (["clip.mp4", "--record", "out.avi"], 1, "a video is written as"),
         (["clip.mp4", "--record", "out.mp4", "--class", "gren"], 1, "did you mean 'green'?"),
         (["clip.mp4", "--record", "out.mp4", "--method", "layercam"], 1, "has no map by 'layercam'"),
@@ -117,6 +125,7 @@ def test_the_page_is_there_and_tells_what_goes_on(folder: Path) -> None:
     ],
 )
 def test_errors_are_one_sentence(folder: Path, arguments: list[str], status: int, words: str) -> None:
+    (folder / "folder.mp4").mkdir()
     before = sorted(folder.iterdir())
     result = call(*arguments)
     assert result.exit_code == status

@@ -73,6 +73,15 @@ def test_a_caption_is_white_on_dark_on_any_ground_and_size(ground, height, width
     assert (shown[2 * height // 3 :] == ground).all()
 
 
+def test_a_caption_at_the_bottom_leaves_the_rest():
+    ground = np.full((120, 200, 3), 90, np.uint8)
+    drawn = caption(ground, ["REC"], corner="bottom")
+    changed = np.argwhere((drawn != ground).any(2))
+    assert changed.min(0)[0] > 60
+    assert tuple(changed.max(0)) < (120, 100)
+    assert changed.max(0)[0] == 119
+
+
 def test_a_long_caption_is_cut_before_the_edge_but_never_within_its_number():
     blank = np.zeros((100, 120, 3), np.uint8)
     cut = caption(blank, ["43%  " + "supercalifragilistic" * 5])

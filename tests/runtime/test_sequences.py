@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from onnxcam.errors import InputError
+from onnxcam.runtime.pictures import write_picture
 from onnxcam.runtime.sequences import PictureSequence, is_pattern
 
 
@@ -82,11 +83,14 @@ def test_what_is_no_rate_is_refused(tmp_path, rate):
         PictureSequence(tmp_path, rate=rate)
 
 
-def test_pictures_of_another_size_are_brought_to_the_first(tmp_path):
+def test_pictures_of_another_size_are_fitted_into_the_first(tmp_path):
     numbered(tmp_path, "a1.png")
-    numbered(tmp_path, "a2.png", height=31, width=17)
+    write_picture(tmp_path / "a2.png", np.full((48, 40, 3), 255, np.uint8))
     with PictureSequence(tmp_path) as sequence:
-        assert [frame.picture.shape for frame in sequence] == [(12, 20, 3)] * 2
+        _, other = [frame.picture for frame in sequence]
+    assert other.shape == (12, 20, 3)
+    np.testing.assert_array_equal(np.flatnonzero(other[6, :, 0]), np.arange(5, 15))
+    assert other[:, 5:15].min() == 255
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_come(tmp_path):

@@ -165,8 +165,8 @@ def test_the_input_is_never_overwritten(tmp_path: Path, clip: Path, link: object
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("out.webm", r"written as .mp4, .m4v, .mov, .mkv, not as '.webm'"),
-        ("out", "not as ''"),
+        ("out.webm", r"written as .mp4, .m4v, .mov, .mkv, and 'out.webm' is not"),
+        ("out", "and 'out' is not so called"),
         ("missing/out.mp4", "there is no folder"),
         ("folder.mp4", "is a folder"),
     ],

@@ -148,6 +148,11 @@ def test_an_rtsp_camera_that_refuses_is_one_sentence(path, reason):
     assert str(caught.value) == f"'{masked(address)}' cannot be opened: {reason}"
 
 
+def test_a_host_that_there_is_not():
+    with pytest.raises(InputError, match=r"cannot be opened: no host 'nowhere\.invalid' can be found"):
+        open_source("rtsp://nowhere.invalid/stream")
+
+
 def test_a_camera_that_sends_nothing_is_given_up_in_time():
     with MjpegCamera() as camera:
         camera.behaviour = "stall"

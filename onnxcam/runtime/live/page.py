@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["page"]
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from onnxcam.runtime.live.controls import Controls
@@ -13,7 +13,7 @@ from onnxcam.runtime.live.frames import LiveFrame
 from onnxcam.runtime.live.loop import Live, View
 from onnxcam.runtime.live.newest import Grabber, Tell
 from onnxcam.runtime.live.statistics import Ages
-from onnxcam.runtime.server.address import parse_address
+from onnxcam.runtime.server.address import Address
 from onnxcam.runtime.server.hub import Hub
 from onnxcam.runtime.server.metrics import Counts
 from onnxcam.runtime.server.serving import Server
@@ -22,7 +22,7 @@ from onnxcam.runtime.session import CamModel
 
 @contextmanager
 def page(
-    at: str,
+    at: Address,
     model: CamModel,
     controls: Controls,
     grabber: Grabber,
@@ -30,11 +30,13 @@ def page(
     ages: Ages,
     *,
     token: str | None,
+    names: Collection[str],
     tell: Tell,
 ) -> Iterator[View]:
-    """Serve the page at ``at`` (see `parse_address`), and give what takes its frames.
+    """Serve the page at ``at``, and give what takes its frames.
 
-    ages: counts how old frames were when somebody saw them. tell: is told ``serving`` with the link.
+    ages: counts how old frames were when somebody saw them. token, names: see `Server`. tell: is told ``serving`` with
+    the link.
     Raises `ServerError` if the address cannot be had, and `MissingExtraError` without the extra ``serve``.
     """
 
@@ -50,8 +52,9 @@ def page(
             hub,
             controls,
             model,
-            at=parse_address(at),
+            at=at,
             token=token,
+            names=names,
             health=health,
             counts=counts,
             log=lambda line: tell("page", text=line),

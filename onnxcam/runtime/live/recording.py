@@ -12,10 +12,9 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Thread
 
-import cv2
-
 from onnxcam.errors import OnnxCamError
 from onnxcam.runtime.closing import Closing
+from onnxcam.runtime.fitting import fitted
 from onnxcam.runtime.live.frames import LiveFrame
 from onnxcam.runtime.live.newest import Tell
 from onnxcam.runtime.sinks import VideoSink
@@ -35,8 +34,9 @@ class Recorder(Closing):
     tell: is told ``recording``, ``recorded``, and ``recording failed`` with the reason: the disk may fill, and what is
         seen goes on. ``trouble`` is then that reason, and names the file that holds what came before.
 
-    The file can be played up to its last two seconds whatever happens (see `VideoSink`). Frames of another size than
-    the first are brought to it; without a frame there is no file. Raises `OutputError` if ``path`` must not be written.
+    The file can be played up to its last two seconds whatever happens (see `VideoSink`). Frames of another size are
+    fitted into that of the first; without a frame there is no file. Raises `OutputError` if ``path`` must not be
+    written.
     """
 
     def __init__(
@@ -119,13 +119,9 @@ class Recorder(Closing):
 
     def _frame(self, live: LiveFrame) -> Frame:
         self._begun = live.taken if self._begun is None else self._begun
-        picture = live.drawn
-        height, width = picture.shape[:2]
-        self._size = self._size or (width, height)
-        if (width, height) != self._size:
-            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+        self._size = self._size or live.drawn.shape[:2]
         pts = round((live.taken - self._begun) * _TICKS)
-        return Frame(live.number, pts, 0, Fraction(1, _TICKS), picture)
+        return Frame(live.number, pts, 0, Fraction(1, _TICKS), fitted(live.drawn, *self._size))
 
 
 def recording_path(text: str) -> Path:
@@ -143,6 +139,12 @@ class Tape(Closing):
         self._start = start
         self._recorder: Recorder | None = None
         self.trouble: str | None = None
+
+    @property
+    def recording(self) -> bool:
+        """Whether one is on, and goes well."""
+        recorder = self._recorder
+        return recorder is not None and recorder.trouble is None
 
     def publish(self, frame: LiveFrame) -> None:
         """Record ``frame``, if a recording is on."""

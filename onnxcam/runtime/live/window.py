@@ -60,10 +60,6 @@ class Window:
             share = min(1280 / width, 720 / height)
             cv2.resizeWindow(self._title, round(width * share), round(height * share))
 
-    def say(self, text: str) -> None:
-        """Say something in the title."""
-        cv2.setWindowTitle(self._title, f"{self._title} - {text}")
-
     def key(self, milliseconds: int) -> str:
         """The key that was pressed within so many milliseconds, or nothing."""
         code = cv2.waitKey(milliseconds)

@@ -169,7 +169,7 @@ def _metrics(stage: Stage) -> str:
             ("onnxcam_frames_explained_total", "counter", "Frames that went through the model.", counts.explained),
             ("onnxcam_frames_shown_total", "counter", "Frames that were shown.", counts.shown),
             ("onnxcam_frames_dropped_total", "counter", "Frames dropped for a newer one.", counts.dropped),
-            ("onnxcam_frame_age_seconds", "histogram", "Age of a frame when it was shown.",
+            ("onnxcam_frame_age_seconds", "histogram", "Age of a frame when it was ready to be shown.",
              hub.ages.lines("onnxcam_frame_age_seconds")),
             ("onnxcam_viewers", "gauge", "Viewers now.", hub.viewers),
             ("onnxcam_viewers_limit", "gauge", "Viewers at most.", hub.limit),

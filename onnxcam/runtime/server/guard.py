@@ -26,6 +26,8 @@ TRUSTED = "onnxcam.trusted"
 
 _OPEN = "/health"
 _STREAMS = ("/live", "/stream.mjpg")
+_LINKED = ("/stream.mjpg", "/snapshot.jpg", "/snapshot.png")
+"""What players and scripts that know nothing but an address may ask for with the token in it."""
 _HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -38,10 +40,12 @@ _HEADERS = {
 class Guard:
     """ASGI middleware that lets through what may ask, and says in a sentence why it turns the rest away.
 
-    token: what a request must carry, as ``Authorization: Bearer``, as cookie, or once as ``/?token=``; None where
-        everybody who reaches the address may ask.
-    names: the host names it answers to. ``localhost``, this machine's name and IP addresses are always among them: a
-        page elsewhere whose name was bound anew to this address (DNS rebinding) comes with a name of its own.
+    token: what a request must carry, as ``Authorization: Bearer``, as cookie, or once as ``/?token=``; in the address
+        of a picture or stream too. None where everybody who reaches the address may ask.
+    names: the host names it answers to, and whose pages may ask, which a proxy that ends TLS serves under an address of
+        its own. ``host``, where it listens, ``localhost``, this machine's name and IP addresses are always among those
+        it answers to: a page elsewhere whose name was bound anew to this address (DNS rebinding) comes with a name of
+        its own.
     port: sets its cookie apart from that of another server on the same host.
     largest: of a request's body, in bytes.
     count: called with the status of every answer.
@@ -53,6 +57,7 @@ class Guard:
         *,
         token: str | None = None,
         names: Collection[str] = (),
+        host: str = "localhost",
         port: int = 8080,
         largest: int = 16 * 2**20,
         rate: RateLimit | None = None,
@@ -61,7 +66,8 @@ class Guard:
         own = socket.gethostname()
         self._app = app
         self._token = token
-        self._names = {name.casefold() for name in (*names, "localhost", own, f"{own}.local")}
+        self._public = {name.casefold() for name in names}
+        self._names = self._public | {name.casefold() for name in (host, "localhost", own, f"{own}.local")}
         self._cookie = f"onnxcam_{port}"
         self._largest = largest
         self._rate = RateLimit() if rate is None else rate
@@ -92,11 +98,10 @@ class Guard:
         self._check_host(headers)
         self._check_origin(scope, headers)
         self._check_length(headers)
-        scope[TRUSTED] = self._trusted(headers)
-        if scope[TRUSTED] and not (self._token and self._given(scope)):
-            return None
         given = self._given(scope)
-        if given is not None and self._is_token(given):
+        fits = given is not None and self._is_token(given)
+        scope[TRUSTED] = fits or self._trusted(headers)
+        if given is not None and fits and scope["path"] == "/":
             back = RedirectResponse("/", HTTPStatus.SEE_OTHER, {"Cache-Control": "no-store"})
             back.set_cookie(self._cookie, quote(given, safe=""), httponly=True, samesite="strict", path="/")
             return back
@@ -109,7 +114,11 @@ class Guard:
     def _check_host(self, headers: Headers) -> None:
         name = _host_name(headers.get("host", ""))
         if name.casefold() not in self._names and not _is_ip(name):
-            raise Refused(421, f"this server does not answer to the name '{name[:80]}': ask by its IP address")
+            raise Refused(
+                421,
+                f"this server does not answer to the name '{name[:80]}': ask by its IP address, or start it with "
+                "--host-name and that name",
+            )
 
     def _check_origin(self, scope: Scope, headers: Headers) -> None:
         """Another site's page may neither change anything nor look on. (Pictures and forms send no `Origin` as a rule,
@@ -117,7 +126,8 @@ class Guard:
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and scope["path"] not in _STREAMS:
             return
         origin = headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        site = None if origin is None else urlsplit(origin).netloc
+        foreign = site not in (None, headers.get("host")) and _host_name(site or "").casefold() not in self._public
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             raise Refused(403, "this was asked for by a page of another site: open the live view itself")
 
@@ -141,8 +151,10 @@ class Guard:
         return hmac.compare_digest(given.encode("utf-8", "replace"), (self._token or "").encode())
 
     def _given(self, scope: Scope) -> str | None:
-        """The token in the address of the page."""
-        if self._token is None or scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
+        """The token in the address."""
+        if self._token is None or scope["type"] != "http" or scope["method"] != "GET":
+            return None
+        if scope["path"] != "/" and scope["path"] not in _LINKED:
             return None
         given: list[str] = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         return given[0] if given else None

@@ -38,8 +38,9 @@ _GRACE = 1  # seconds for answers under way when it closes
 class Server(Closing):
     """The page of ``hub``, with ``controls``, at the address ``at``; a context manager. Closing it closes the hub.
 
-    token: what to ask for; None makes one where other machines reach the address, and asks for none where they do not.
-    names: host names it answers to, besides ``localhost``, this machine's and IP addresses.
+    token: what to ask for; None makes one where other machines reach the address, or there are ``names``, and asks for
+        none where they do not.
+    names: host names it answers to, besides ``localhost``, this machine's and IP addresses: those of a proxy.
     health: the reason in a sentence while the source is lost, else None. counts: of frames so far.
     log: told, in a line each, what goes wrong.
 
@@ -82,7 +83,7 @@ class Server(Closing):
             ) from None
         if token is not None and not (token and token.isascii() and token.isprintable()):
             raise ServerError("the token is empty or not ASCII: give letters and digits, or none to have one made")
-        self.token = token or (None if at.loopback else secrets.token_urlsafe(18))
+        self.token = token or (None if at.loopback and not names else secrets.token_urlsafe(18))
         self._hub = hub
         self._socket = _listening(at)
         self._at = replace(at, port=self._socket.getsockname()[1])
@@ -91,7 +92,8 @@ class Server(Closing):
         guarded: ASGIApp = Guard(
             create_app(stage, self._explainer, log),
             token=self.token,
-            names=(at.host, *names),
+            names=names,
+            host=at.host,
             port=self._at.port,
             count=stage.requests.count,
         )

@@ -20,6 +20,8 @@ from onnxcam.runtime.server.metrics import Counts, Requests
 from onnxcam.runtime.session import CamModel
 from onnxcam.runtime.style import COLORMAPS, LAYOUTS
 
+_STILL = 3.0  # seconds without a frame after which there is no rate
+
 _KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "class_choice": ((int, str), "an index, a rank or a label"),
     "method": ((str,), "a name"),
@@ -53,7 +55,7 @@ class Stage:
         return {
             "number": facts and facts.number,
             "age_ms": None if age is None else round(1000 * age),
-            "rate": None if facts is None else round(facts.rate, 2),
+            "rate": None if facts is None or age is None else 0.0 if age > _STILL else round(facts.rate, 2),
             "class_index": facts and facts.class_index,
             "label": facts and facts.label,
             "name": facts and facts.name,

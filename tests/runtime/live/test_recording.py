@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[3]
 SEED = 0
 
 
-def live(number, taken, height=24, width=34, noise=False):
-    """A frame whose grey tells its number, or one that does not compress."""
-    drawn = np.full((height, width, 3), 8 * number % 256, np.uint8)
+def live(number, taken, height=24, width=34, shade=None, noise=False):
+    """A frame whose grey tells its number or is ``shade``, or one that does not compress."""
+    drawn = np.full((height, width, 3), 8 * number % 256 if shade is None else shade, np.uint8)
     if noise:
         drawn = np.random.default_rng(SEED + number).integers(0, 256, drawn.shape, np.uint8)
     return LiveFrame(number=number, taken=taken, explanation=None, drawn=drawn, rate=25.0)
@@ -63,9 +63,12 @@ def test_every_frame_is_there_at_its_time_under_the_final_name_alone(tmp_path, s
     assert (recorder.missed, recorder.trouble, len(told)) == (0, None, 2)
 
 
-def test_frames_of_another_size_are_brought_to_the_first(tmp_path):
-    recorded(tmp_path / "out.mp4", [live(0, 0.0), live(1, 0.1, 48, 99), live(2, 0.2, 10, 10)])
-    assert [picture.shape for picture in pictures(tmp_path / "out.mp4")] == [(24, 34, 3)] * 3
+def test_frames_of_another_size_are_fitted_into_the_first(tmp_path):
+    recorded(tmp_path / "out.mp4", [live(0, 0.0, shade=200), live(1, 0.1, 96, 68, 200), live(2, 0.2, 12, 34, 200)])
+    found = pictures(tmp_path / "out.mp4")
+    assert [picture.shape for picture in found] == [(24, 34, 3)] * 3
+    lit = [(picture[..., 1] > 100) for picture in found]
+    assert [(mask.any(1).sum(), mask.any(0).sum()) for mask in lit] == [(24, 34), (24, 17), (12, 34)]
 
 
 def test_without_a_frame_there_is_no_file(tmp_path):

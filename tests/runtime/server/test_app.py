@@ -67,13 +67,18 @@ def test_the_state_before_the_first_frame(app):
 
 def test_the_state_is_that_of_the_newest_frame(app, stage):
     stage.publish(RED, number=1)
-    stage.publish(GREEN, number=2, taken=stage.hub.clock() - 3)
+    stage.publish(GREEN, number=2, taken=stage.hub.clock() - 2)
     state = ask(app, "GET", "/state").json()
     assert (state["number"], state["class_index"], state["label"], state["name"]) == (2, 1, "green", "green")
     assert (state["score"], state["rate"], state["method"]) == (1, 12.5, "gradcam")
     assert state["top"][0] == {"class_index": 1, "label": "green", "score": 1}
-    assert 3000 <= state["age_ms"] < 60000
+    assert 2000 <= state["age_ms"] < 60000
     assert state["settings"]["method"] == "gradcam"
+
+
+def test_where_no_frame_comes_any_more_there_is_no_rate(app, stage):
+    stage.publish(GREEN, taken=stage.hub.clock() - 4)
+    assert ask(app, "GET", "/state").json()["rate"] == 0
 
 
 def test_what_may_be_set(app):

@@ -47,6 +47,9 @@ async def inner(scope, receive, send):
         ("POST", "/?token=s3cret", {}, 401, "a token is needed"),
         ("GET", "/?token=wrong", {}, 401, "this is not the token"),
         ("GET", "/?token=s3cret", {}, 303, None),
+        ("GET", "/stream.mjpg?token=s3cret", {}, 200, None),
+        ("GET", "/stream.mjpg?token=wrong", {}, 401, "this is not the token"),
+        ("GET", "/snapshot.jpg?token=s3cret", {}, 200, None),
         ("GET", "/health", {}, 200, None),
         # the name it is asked by
         ("GET", "/state", BEARER | {"host": "localhost:8080"}, 200, None),
@@ -63,6 +66,8 @@ async def inner(scope, receive, send):
         ("POST", "/settings", BEARER, 200, None),
         ("POST", "/settings", BEARER | {"origin": "http://evil.example"}, 403, "by a page of another site"),
         ("POST", "/settings", BEARER | {"origin": "http://127.0.0.1:3000"}, 403, "by a page of another site"),
+        ("POST", "/settings", BEARER | {"origin": "https://Shop.example"}, 200, None),
+        ("POST", "/settings", BEARER | {"origin": "https://shop.example.evil"}, 403, "by a page of another site"),
         ("POST", "/settings", BEARER | {"origin": "null"}, 403, "by a page of another site"),
         ("POST", "/explain", BEARER | {"sec-fetch-site": "cross-site"}, 403, "by a page of another site"),
         ("GET", "/stream.mjpg", BEARER | {"origin": "http://evil.example"}, 403, "by a page of another site"),

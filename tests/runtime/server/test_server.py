@@ -100,6 +100,16 @@ def test_where_others_reach_it_a_token_is_made(stage):
             assert client.get("/state").status_code == 200  # by the cookie
 
 
+def test_a_page_that_a_proxy_shows_under_a_name_asks_for_a_token(stage):
+    with Server(stage.hub, stage.controls, stage.model, at=ANY, names=["cam.example"]) as server:
+        headers = {"authorization": f"Bearer {server.token}", "host": "cam.example"}
+        with httpx.Client(base_url=server.address) as client:
+            assert client.get("/state").status_code == 401
+            assert client.get("/state", headers=headers).status_code == 200
+            proxied = headers | {"host": server.address.removeprefix("http://"), "origin": "https://cam.example"}
+            assert client.post("/settings", headers=proxied, json={"alpha": 0.5}).status_code == 200
+
+
 def test_without_the_extra_it_says_what_to_install(stage, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(
