@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-__all__ = ["constant", "initializer", "made_by", "put_in_place"]
+__all__ = ["ELEMENTWISE", "constant", "initializer", "made_by", "put_in_place"]
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+
+ELEMENTWISE: Final = frozenset(
+    {
+        "Abs", "Add", "And", "Cast", "CastLike", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "Less",
+        "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Sign", "Sqrt",
+        "Sub", "Where",
+    }
+)  # fmt: skip
+"""Standard operators that take the numbers at one place of all inputs, which are broadcast, to that of the result."""
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxcam.exporter.blocked import blocked_masks
+from onnxcam.exporter.padding import pad_late
 from onnxcam.exporter.rewriting import constant, initializer, made_by, put_in_place
 from onnxcam.exporter.spread import spread_late
 
@@ -25,6 +26,7 @@ _ELEMENTWISE: Final = frozenset(
 
 def simplify(graph: ir.Graph, forward: int) -> None:
     """Run every pass on the nodes that stand behind the first ``forward``."""
+    pad_late(graph, list(graph)[forward:])
     spread_late(graph, list(graph)[forward:])
     sums_as_products(graph, list(graph)[forward:])
     ranked_constants(graph, list(graph)[forward:])

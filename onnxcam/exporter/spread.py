@@ -17,15 +17,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.exporter.rewriting import constant, initializer, made_by
-
-_ELEMENTWISE: Final = frozenset(
-    {
-        "Abs", "Add", "And", "Cast", "CastLike", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "Less",
-        "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Sign", "Sqrt",
-        "Sub", "Where",
-    }
-)  # fmt: skip
+from onnxcam.exporter.rewriting import ELEMENTWISE, constant, initializer, made_by
 
 _HALF: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -50,7 +42,7 @@ def spread_late(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
             continue
         if node.op_type in ("ReduceMean", "ReduceSum"):
             spreading.reduce(node)
-        elif node.op_type in (*_ELEMENTWISE, "Expand") and not (spreading.begins(node) or spreading.goes_on(node)):
+        elif node.op_type in (*ELEMENTWISE, "Expand") and not (spreading.begins(node) or spreading.goes_on(node)):
             spreading.ends(node)
 
 
