@@ -11,26 +11,15 @@ __all__ = ["pad_late"]
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.exporter.rewriting import ELEMENTWISE, constant, initializer
+from onnxcam.exporter.rewriting import added, constant, initializer, sizes
+from onnxcam.exporter.rows import Rows, RowsOf, reduced_axes
 
 _ZERO_AT_ZERO: Final = frozenset({"Abs", "Cast", "Erf", "Identity", "Neg", "Relu", "Sign", "Tanh"})
-_REDUCTIONS: Final = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """``size`` of the ``total`` rows along ``axis``, from ``begin`` on."""
-
-    axis: int
-    begin: int
-    size: int
-    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +27,7 @@ class _Part:
     """The ``rows`` of a value that is 0 in all the others."""
 
     value: ir.Value
-    rows: _Rows
+    rows: Rows
 
 
 def pad_late(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
@@ -58,9 +47,8 @@ class _Padding:
 
     def __init__(self, graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
         self._graph = graph
-        self._nodes = frozenset(nodes)
+        self._rows_of = RowsOf(graph, nodes)
         self._parts: dict[ir.Value, _Part] = {}
-        self._taken: dict[tuple[ir.Value, _Rows], ir.Value] = {}
         self._padded: dict[ir.Value, ir.Value] = {}
         self._carry: Mapping[str, Callable[[ir.Node], _Part | ir.Value | None]] = {
             "Add": self._sum,
@@ -83,9 +71,9 @@ class _Padding:
         if node.op_type == "Pad" or any(x in self._parts for x in node.inputs):
             carry = self._each if node.op_type in _ZERO_AT_ZERO else self._carry.get(node.op_type)
             found = None if carry is None else carry(node)
-        if isinstance(found, _Part):
+        if isinstance(found, _Part) and (node.op_type == "Pad" or not result.is_graph_output()):
             self._parts[result] = found
-        elif found is not None and not result.is_graph_output():
+        elif isinstance(found, ir.Value) and not result.is_graph_output():
             ir.convenience.replace_all_uses_with(result, found)
         else:
             for i, x in enumerate(node.inputs):
@@ -99,10 +87,11 @@ class _Padding:
             return value
         if value not in self._padded:
             part, rows = self._parts[value].value, self._parts[value].rows
-            pads = np.zeros((2, len(_shape(value))), np.int64)
+            pads = np.zeros((2, len(sizes(value))), np.int64)
             pads[:, rows.axis] = rows.begin, rows.total - rows.begin - rows.size
-            size = initializer(self._graph, f"{value.name}_pads", pads.reshape(-1))
-            self._padded[value] = self._new(before, "Pad", [part, size], f"{value.name}_in_full", _shape(value), value)
+            around, name = initializer(self._graph, f"{value.name}_pads", pads.reshape(-1)), f"{value.name}_in_full"
+            full = added(self._graph, before, "Pad", [part, around], name, sizes(value), like=value)
+            self._padded[value] = full
         return self._padded[value]
 
     def _pad(self, node: ir.Node) -> _Part | None:
@@ -131,10 +120,10 @@ class _Padding:
         if len(axes) != 1:
             return None
         axis = int(axes[0])
-        size, total = x.shape[axis], _shape(result)[axis]
+        size, total = x.shape[axis], sizes(result)[axis]
         if not isinstance(size, int) or not isinstance(total, int):
             return None
-        return _Part(x, _Rows(axis, int(before[axis]), size, total))
+        return _Part(x, Rows(axis, int(before[axis]), size, total))
 
     def _each(self, node: ir.Node) -> _Part | None:
         (x,) = node.inputs
@@ -158,27 +147,32 @@ class _Padding:
             return None
         return self._with_rows_of(node, node.inputs, rows)
 
-    def _with_rows_of(self, node: ir.Node, inputs: Sequence[ir.Value | None], rows: _Rows) -> _Part | None:
-        taken = [self._rows_of(x, replace(rows, axis=self._own_axis(x, rows.axis, node)), node) for x in inputs]
+    def _with_rows_of(self, node: ir.Node, inputs: Sequence[ir.Value | None], rows: Rows) -> _Part | None:
+        taken = [self._taken(x, rows.of_operand(x, node), node) for x in inputs]
         return None if None in taken else self._like(node, taken, rows)
+
+    def _taken(self, x: ir.Value | None, rows: Rows, before: ir.Node) -> ir.Value | None:
+        if x in self._parts and self._parts[x].rows == rows:
+            return self._parts[x].value
+        return self._rows_of(x, rows, before)
 
     def _product_of_matrices(self, node: ir.Node) -> _Part | ir.Value | None:
         x, y = node.inputs
         result = node.outputs[0]
-        if x is None or y is None or len(_shape(x)) < 2 or len(_shape(y)) < 2:
+        if x is None or y is None or len(sizes(x)) < 2 or len(sizes(y)) < 2:
             return None
-        rank = len(_shape(result))
+        rank = len(sizes(result))
         if x in self._parts and y not in self._parts:
-            rows, last = self._parts[x].rows, len(_shape(x)) - 1
+            rows, last = self._parts[x].rows, len(sizes(x)) - 1
             if rows.axis == last:
-                other = self._rows_of(y, replace(rows, axis=len(_shape(y)) - 2), node)
+                other = self._rows_of(y, replace(rows, axis=len(sizes(y)) - 2), node)
                 return None if other is None else self._dense(node, [self._parts[x].value, other])
             if rows.axis == last - 1:
                 return self._like(node, [self._parts[x].value, y], replace(rows, axis=rank - 2))
         if y in self._parts and x not in self._parts:
-            rows, last = self._parts[y].rows, len(_shape(y)) - 1
+            rows, last = self._parts[y].rows, len(sizes(y)) - 1
             if rows.axis == last - 1:
-                other = self._rows_of(x, replace(rows, axis=len(_shape(x)) - 1), node)
+                other = self._rows_of(x, replace(rows, axis=len(sizes(x)) - 1), node)
                 return None if other is None else self._dense(node, [other, self._parts[y].value])
             if rows.axis == last:
                 return self._like(node, [x, self._parts[y].value], replace(rows, axis=rank - 1))
@@ -186,7 +180,7 @@ class _Padding:
 
     def _reduced(self, node: ir.Node) -> _Part | ir.Value | None:
         x = node.inputs[0]
-        axes = _axes(node)
+        axes = reduced_axes(node)
         if x is None or axes is None or node.attributes.get_int("keepdims", 1) != 1:
             return None
         part, rows = self._parts[x].value, self._parts[x].rows
@@ -208,7 +202,7 @@ class _Padding:
         if x is None or axes is None:
             return None
         rows, comes = self._parts[x].rows, node.op_type == "Unsqueeze"
-        longer = _shape(node.outputs[0]) if comes else _shape(x)
+        longer = sizes(node.outputs[0]) if comes else sizes(x)
         changed = {int(axis) % len(longer) for axis in axes.reshape(-1)}
         kept = [axis for axis in range(len(longer)) if axis not in changed]
         if not comes and rows.axis in changed:
@@ -218,135 +212,46 @@ class _Padding:
 
     def _reshaped(self, node: ir.Node) -> _Part | None:
         """Where the rows stay an axis of their own: all that stands behind them has as many numbers as before."""
-        x, shape = node.inputs[0], constant(node.inputs[1])
+        x, shape, result = node.inputs[0], constant(node.inputs[1]), node.outputs[0]
         if x is None or shape is None or node.attributes.get_int("allowzero", 0) == 1:
             return None
-        rows, before, after = self._parts[x].rows, _shape(x), _shape(node.outputs[0])
-        axis = next(
-            (
-                i
-                for i in range(len(after))
-                if after[i] == rows.total and _same_count(after[i + 1 :], before[rows.axis + 1 :])
-            ),
-            None,
-        )
-        if axis is None or len(shape) != len(after) or (shape[axis] == 0 and axis != rows.axis):
+        rows, after = self._parts[x].rows, sizes(result)
+        behind = _count(sizes(x)[rows.axis + 1 :])
+        same = (i for i, size in enumerate(after) if size == rows.total and _count(after[i + 1 :]) == behind)
+        axis = next(same, None)
+        copied = [i for i, size in enumerate(shape) if size == 0 and i != axis]
+        if axis is None or behind is None or rows.axis in copied:
             return None
-        if any(size == 0 and i >= len(before) for i, size in enumerate(shape)):
-            return None
-        sizes = shape.copy()
-        sizes[axis] = rows.size
-        result = node.outputs[0]
-        new = initializer(self._graph, f"{result.name}_sizes", sizes)
-        return self._like(node, [self._parts[x].value, new], replace(rows, axis=axis))
+        fewer = shape.copy()
+        fewer[axis] = rows.size
+        wanted = initializer(self._graph, f"{result.name}_sizes", fewer)
+        return self._like(node, [self._parts[x].value, wanted], replace(rows, axis=axis))
 
-    def _rows_in(self, x: ir.Value | None, node: ir.Node) -> _Rows | None:
+    def _rows_in(self, x: ir.Value | None, node: ir.Node) -> Rows | None:
         """Those of ``x`` as axes of the result of ``node``, whose operands are broadcast."""
         if x is None or x not in self._parts:
             return None
         rows = self._parts[x].rows
-        axis = rows.axis + len(_shape(node.outputs[0])) - len(_shape(x))
-        return replace(rows, axis=axis) if _shape(node.outputs[0])[axis] == rows.total else None
+        axis = rows.axis + len(sizes(node.outputs[0])) - len(sizes(x))
+        return replace(rows, axis=axis) if sizes(node.outputs[0])[axis] == rows.total else None
 
-    def _own_axis(self, x: ir.Value | None, axis: int, node: ir.Node) -> int:
-        """That axis of the result of ``node`` as one of ``x``; below 0 where it has fewer."""
-        return axis - len(_shape(node.outputs[0])) + (0 if x is None else len(_shape(x)))
-
-    def _rows_of(self, x: ir.Value | None, rows: _Rows, before: ir.Node) -> ir.Value | None:
-        """The rows of ``x``; itself where it has none along that axis, None where nobody knows how many it has."""
-        if x is None or x.shape is None:
-            return None
-        if rows.axis < 0 or x.shape[rows.axis] == 1:
-            return x
-        if x.shape[rows.axis] != rows.total:
-            return None
-        if x in self._parts and self._parts[x].rows == rows:
-            return self._parts[x].value
-        if (x, rows) not in self._taken:
-            self._taken[x, rows] = self._computed(x, rows, before) or self._sliced(x, rows, before)
-        return self._taken[x, rows]
-
-    def _computed(self, x: ir.Value, rows: _Rows, before: ir.Node) -> ir.Value | None:
-        """The rows of ``x`` from those of what it is computed from, where this is not the model's own."""
-        node = x.producer()
-        if node is None or node not in self._nodes or node.domain:
-            return None
-        taken: list[ir.Value | None]
-        if node.op_type in ELEMENTWISE:
-            taken = [
-                self._rows_of(y, replace(rows, axis=self._own_axis(y, rows.axis, node)), before) for y in node.inputs
-            ]
-        elif node.op_type in _REDUCTIONS and node.attributes.get_int("keepdims", 1) == 1:
-            axes = _axes(node)
-            if axes is None or rows.axis in axes:
-                return None
-            taken = [self._rows_of(node.inputs[0], rows, before), node.inputs[1]]
-        elif node.op_type == "Transpose" and (permutation := node.attributes.get_ints("perm")) is not None:
-            taken = [self._rows_of(node.inputs[0], replace(rows, axis=permutation[rows.axis]), before)]
-        else:
-            return None
-        if None in taken:
-            return None
-        name = f"{x.name}_rows_{rows.axis}_{rows.begin}"
-        return self._new(before, node.op_type, taken, name, _with(_shape(x), rows), x, node.attributes)
-
-    def _sliced(self, x: ir.Value, rows: _Rows, before: ir.Node) -> ir.Value:
-        bounds = [("begin", rows.begin), ("end", rows.begin + rows.size), ("axis", rows.axis)]
-        given = [initializer(self._graph, f"rows_{what}_{number}", np.array([number])) for what, number in bounds]
-        name = f"{x.name}_rows_{rows.axis}_{rows.begin}"
-        return self._new(before, "Slice", [x, *given], name, _with(_shape(x), rows), x)
-
-    def _like(self, node: ir.Node, inputs: Sequence[ir.Value | None], rows: _Rows) -> _Part:
+    def _like(self, node: ir.Node, inputs: Sequence[ir.Value | None], rows: Rows) -> _Part:
         """The result of ``node`` from these inputs: some of its rows."""
-        result = node.outputs[0]
-        shape = _with(_shape(result), rows)
-        value = self._new(node, node.op_type, inputs, f"{result.name}_part", shape, result, node.attributes)
-        return _Part(value, rows)
+        return _Part(self._result(node, inputs, "part", rows.among(sizes(node.outputs[0]))), rows)
 
     def _dense(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
         """The whole result of ``node`` from these inputs."""
-        result = node.outputs[0]
-        name = f"{result.name}_of_part"
-        return self._new(node, node.op_type, inputs, name, _shape(result), result, node.attributes)
+        return self._result(node, inputs, "of_part", sizes(node.outputs[0]))
 
-    def _new(
-        self,
-        before: ir.Node,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        shape: Sequence[int | ir.SymbolicDim],
-        like: ir.Value,
-        attributes: Mapping[str, ir.Attr] = MappingProxyType({}),
+    def _result(
+        self, node: ir.Node, inputs: Sequence[ir.Value | None], suffix: str, shape: Sequence[int | ir.SymbolicDim]
     ) -> ir.Value:
-        """The result of a new node in front of ``before``."""
-        value = ir.Value(name=name, type=like.type, shape=ir.Shape(shape))
-        node = ir.Node("", op_type, inputs, attributes=tuple(attributes.values()), outputs=[value], name=name)
-        self._graph.insert_before(before, node)
-        return value
+        old = node.outputs[0]
+        name = f"{old.name}_{suffix}"
+        return added(self._graph, node, node.op_type, inputs, name, shape, like=old, attributes=node.attributes)
 
 
-def _shape(value: ir.Value) -> list[int | ir.SymbolicDim]:
-    return [] if value.shape is None else list(value.shape)
-
-
-def _with(shape: list[int | ir.SymbolicDim], rows: _Rows) -> list[int | ir.SymbolicDim]:
-    return [rows.size if i == rows.axis else size for i, size in enumerate(shape)]
-
-
-def _same_count(sizes: Sequence[int | ir.SymbolicDim], others: Sequence[int | ir.SymbolicDim]) -> bool:
-    counts = [
-        math.prod(size for size in each if isinstance(size, int))
-        if all(isinstance(size, int) for size in each)
-        else None
-        for each in (sizes, others)
-    ]
-    return counts[0] is not None and counts[0] == counts[1]
-
-
-def _axes(node: ir.Node) -> frozenset[int] | None:
-    """What a reduction reduces; None where nobody knows, or it is everything."""
-    x, given = node.inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if x is None or x.shape is None or given is None or not given.size:
-        return None
-    return frozenset(int(axis) % len(x.shape) for axis in given.reshape(-1))
+def _count(axes: Sequence[int | ir.SymbolicDim]) -> int | None:
+    """How many numbers they hold; None where one is open."""
+    known = [size for size in axes if isinstance(size, int)]
+    return math.prod(known) if len(known) == len(axes) else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ELEMENTWISE", "constant", "initializer", "made_by", "put_in_place"]
+__all__ = ["ELEMENTWISE", "added", "constant", "initializer", "made_by", "put_in_place", "sizes"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -40,6 +41,29 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
         value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         graph.register_initializer(value)
     return graph.initializers[name]
+
+
+def sizes(value: ir.Value) -> list[int | ir.SymbolicDim]:
+    """Of the axes; none where the shape is not known."""
+    return [] if value.shape is None else list(value.shape)
+
+
+def added(
+    graph: ir.Graph,
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    name: str,
+    shape: Sequence[int | ir.SymbolicDim],
+    *,
+    like: ir.Value,
+    attributes: Mapping[str, ir.Attr] = MappingProxyType({}),
+) -> ir.Value:
+    """The result of a new node in front of ``before``, of the type of ``like``."""
+    value = ir.Value(name=name, type=like.type, shape=ir.Shape(shape))
+    node = ir.Node("", op_type, inputs, attributes=tuple(attributes.values()), outputs=[value], name=name)
+    graph.insert_before(before, node)
+    return value
 
 
 def put_in_place(graph: ir.Graph, node: ir.Node, new: Sequence[ir.Node]) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.exporter.rewriting import ELEMENTWISE, constant, initializer, made_by
+from onnxcam.exporter.rewriting import ELEMENTWISE, added, constant, initializer, made_by, sizes
 
 _HALF: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -61,19 +61,19 @@ class _Spreading:
         return once is not None
 
     def _expanded(self, node: ir.Node) -> _Once | None:
-        v, shape = node.inputs[0], _shape(node.outputs[0])
-        if v is None or len(_shape(v)) != len(shape):
+        v, shape = node.inputs[0], sizes(node.outputs[0])
+        if v is None or len(sizes(v)) != len(shape):
             return None
-        axes = frozenset(i for i, size in enumerate(_shape(v)) if size == 1 and shape[i] != 1)
+        axes = frozenset(i for i, size in enumerate(sizes(v)) if size == 1 and shape[i] != 1)
         return _Once(v, axes) if axes else None
 
     def _multiplied(self, node: ir.Node) -> _Once | None:
-        shape = _shape(node.outputs[0])
+        shape = sizes(node.outputs[0])
         for v, c in _pairs(node) if node.op_type == "Mul" else ():
-            number, given = _repeated(c), _shape(v)
-            if number is None or len(_shape(c)) != len(shape):
+            number, given = _repeated(c), sizes(v)
+            if number is None or len(sizes(c)) != len(shape):
                 continue
-            axes = frozenset(i for i, size in enumerate(_shape(c)) if size != 1)
+            axes = frozenset(i for i, size in enumerate(sizes(c)) if size != 1)
             if len(given) == len(shape) and axes and all(given[i] == 1 for i in axes):
                 factor = self._number(f"{node.outputs[0].name}_factor", number, len(shape))
                 return _Once(self._new(node, "Mul", [v, factor], axes), axes)
@@ -82,7 +82,7 @@ class _Spreading:
     def goes_on(self, node: ir.Node) -> bool:
         """Whether all that ``node`` reads is the same along some axes, and so its result."""
         axes = frozenset[int]().union(*(self._once[x].axes for x in node.inputs if x in self._once))
-        rank = len(_shape(node.outputs[0]))
+        rank = len(sizes(node.outputs[0]))
         if not axes or not all(x is not None and self._is_the_same(x, axes, rank) for x in node.inputs):
             return False
         inputs = [self._once[x].value if x in self._once else x for x in node.inputs if x is not None]
@@ -91,14 +91,14 @@ class _Spreading:
 
     def _is_the_same(self, value: ir.Value, axes: frozenset[int], rank: int) -> bool:
         if value in self._once:
-            return self._once[value].axes == axes and len(_shape(value)) == rank
+            return self._once[value].axes == axes and len(sizes(value)) == rank
         return value.shape is not None and all(_size(value, axis, rank) == 1 for axis in axes)
 
     def ends(self, node: ir.Node) -> None:
         """Let ``node`` spread the value itself, where it meets another of the full size."""
-        shape = _shape(node.outputs[0])
+        shape = sizes(node.outputs[0])
         for i, value in enumerate(node.inputs):
-            if value is None or value not in self._once or len(_shape(value)) != len(shape):
+            if value is None or value not in self._once or len(sizes(value)) != len(shape):
                 continue
             once = self._once[value]
             full = (
@@ -130,11 +130,11 @@ class _Spreading:
         once = self._once[x].value
         if node.op_type == "ReduceMean":
             return once
-        sizes = [size for axis in axes if isinstance(size := _shape(x)[axis], int)]
-        if len(sizes) < len(axes) or once.dtype is None:
+        known = [size for axis in axes if isinstance(size := sizes(x)[axis], int)]
+        if len(known) < len(axes) or once.dtype is None:
             return None
-        count = np.array(math.prod(sizes), once.dtype.numpy())
-        return self._new(node, "Mul", [once, self._number(f"{node.outputs[0].name}_count", count, len(_shape(x)))])
+        count = np.array(math.prod(known), once.dtype.numpy())
+        return self._new(node, "Mul", [once, self._number(f"{node.outputs[0].name}_count", count, len(sizes(x)))])
 
     def _factored(self, node: ir.Node, x: ir.Value, axes: frozenset[int]) -> ir.Value | None:
         product = made_by(x, "Mul")
@@ -143,8 +143,8 @@ class _Spreading:
         if node.op_type == "ReduceSum" and x.dtype in _HALF:  # Σx may be above what float16 holds where Σvx is not
             return None
         for v, rest in _pairs(product):
-            given = _shape(v)
-            if rest.shape == x.shape and len(given) == len(_shape(x)) and all(given[axis] == 1 for axis in axes):
+            given = sizes(v)
+            if rest.shape == x.shape and len(given) == len(sizes(x)) and all(given[axis] == 1 for axis in axes):
                 axes_input = node.inputs[1]
                 assert axes_input is not None
                 total = self._new(node, node.op_type, [rest, axes_input], axes, node.attributes)
@@ -164,12 +164,9 @@ class _Spreading:
     ) -> ir.Value:
         """The result of a new node in front of ``before``: of the shape of its result, but for 1 along ``axes``."""
         old = before.outputs[0]
-        shape = ir.Shape([1 if i in axes else size for i, size in enumerate(_shape(old))])
+        shape = [1 if i in axes else size for i, size in enumerate(sizes(old))]
         name = f"{old.name}_once_{op_type}"
-        value = ir.Value(name=name, type=old.type, shape=shape)
-        node = ir.Node("", op_type, inputs, attributes=tuple(attributes.values()), outputs=[value], name=name)
-        self._graph.insert_before(before, node)
-        return value
+        return added(self._graph, before, op_type, inputs, name, shape, like=old, attributes=attributes)
 
 
 def _pairs(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
@@ -179,13 +176,9 @@ def _pairs(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
         yield from ((x, y), (y, x))
 
 
-def _shape(value: ir.Value) -> list[int | ir.SymbolicDim]:
-    return [] if value.shape is None else list(value.shape)
-
-
 def _size(value: ir.Value, axis: int, rank: int) -> int | ir.SymbolicDim:
     """Along the axis of a result of ``rank``; 1 where the value has fewer."""
-    shape = _shape(value)
+    shape = sizes(value)
     own = axis - (rank - len(shape))
     return shape[own] if own >= 0 else 1
 

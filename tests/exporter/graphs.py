@@ -8,14 +8,18 @@
 
 from __future__ import annotations
 
-__all__ = ["CNN", "CNN_WEIGHTS", "cnn", "model", "random", "run", "save"]
+__all__ = ["CNN", "CNN_WEIGHTS", "assert_same", "cnn", "model", "random", "rewritten", "run", "save"]
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
+
+from onnxcam.exporter.shapes import infer_shapes
 
 CNN = """net (float[N,3,13,10] image) => (float[N,5] logits) {
   a = Conv <strides=[2,2], pads=[1,1,1,1]> (image, w1, b1)
@@ -64,3 +68,30 @@ def run(path: Path, **feed: np.ndarray) -> dict[str, np.ndarray]:
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [y.name for y in session.get_outputs()]
     return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def rewritten(
+    change: Callable[[ir.Graph, Sequence[ir.Node]], None], text: str, **weights: Any
+) -> tuple[onnx.ModelProto, ir.Graph]:
+    """The graph in ``text`` as it was, and with all its nodes changed, without what nothing needs any more."""
+    plain = model(text, **weights)
+    net = ir.from_proto(plain)
+    infer_shapes(net)
+    change(net.graph, list(net.graph))
+    for node in reversed(net.graph):
+        if not any(y.uses() or y.is_graph_output() for y in node.outputs):
+            net.graph.remove(node, safe=True)
+    return plain, net.graph
+
+
+def assert_same(plain: onnx.ModelProto, graph: ir.Graph) -> None:
+    """Both give the same for random inputs."""
+    proto = ir.to_proto(ir.Model(graph, ir_version=8))
+    feeds = {x.name: 3 * random(*x.shape.numpy(), seed=i) for i, x in enumerate(graph.inputs)}
+    ours, theirs = (
+        ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+        for each in (proto, plain)
+    )
+    for y, z in zip(ours, theirs, strict=True):
+        assert y.shape == z.shape
+        np.testing.assert_allclose(y, z, rtol=1e-5, atol=1e-6)
