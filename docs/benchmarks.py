@@ -53,8 +53,8 @@ def speed() -> str:
 ## Over the same model without it
 
 `python benchmarks/speed.py`. Time of one run on 224×224 pictures; file, start (loading the file) and peak memory are
-over those of the plain model as well. The floors: a gradient at the input repeats each convolution once, so 2; at `layer2`
-of ResNet-18 it repeats the two layers behind it, which are half of the plain time, so 1.5.
+over those of the plain model as well. The floors: a gradient at the input repeats each convolution once, so 2; at
+`layer2` of ResNet-18 it repeats the two layers behind it, which are half of the plain time, so 1.5.
 
 """
     cells = [

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from onnxcam.runtime.live.loop import Live, View
     from onnxcam.runtime.live.newest import Grabber
     from onnxcam.runtime.live.statistics import Ages
+    from onnxcam.runtime.server.address import Address
 
 
 class _Size(click.ParamType[tuple[int, int]]):
@@ -159,23 +160,19 @@ def webcam(
     from onnxcam.runtime.live.statistics import Ages
     from onnxcam.runtime.live.window import screen_problem
     from onnxcam.runtime.opening import CameraOptions, is_live, open_source
-    from onnxcam.runtime.server.address import parse_address
     from onnxcam.runtime.sinks import check_output
+    from onnxcam.runtime.streams import is_address, masked
 
     live_source = is_live(source)
     if loop and live_source:
         raise InputError(f"--loop plays a file again, and '{source}' is no file: leave it out")
-    if token and _is_given("token") and serve is None:
-        raise InputError("--token is what the page asks for, and no page is served: add --serve")
-    if serve and (os.path.exists(serve) or "://" in serve):
-        raise InputError(f"--serve took '{serve}' for the address of the page: name the source before it")
-    at = None if serve is None else parse_address(serve)
+    at = _page_address(serve, token)
     wanted = CameraOptions(size=size, rate=rate, pixel_format=pixel_format, stall_after=stall_after)
     in_window = at is None and screen_problem() is None
     if not in_window and at is None and record is None:
         if not live_source:
             open_source(source, wanted).close()  # that it is missing matters more
-        chosen = "" if source == "0" else f" {source}"
+        chosen = "" if source == "0" else f" {masked(source) if is_address(source) else source}"
         raise OutputError(f"{screen_problem()}: 'onnxcam webcam{chosen} --serve' shows the live picture in a browser")
     ages = Ages()
     every = not live_source and not loop
@@ -241,10 +238,21 @@ def webcam(
     _exit(stop, tape.trouble)
 
 
-def _is_given(name: str) -> bool:
-    """Whether the option stands on the command line, and not in the environment."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.COMMANDLINE
+def _page_address(serve: str | None, token: str | None) -> Address | None:
+    """Where the page is served; None if it is not."""
+    from onnxcam.errors import InputError
+    from onnxcam.runtime.server.address import parse_address
+    from onnxcam.runtime.streams import masked
+
+    if serve is None:
+        origin = click.get_current_context().get_parameter_source("token")
+        if token and origin is click.core.ParameterSource.COMMANDLINE:
+            raise InputError("--token is what the page asks for, and no page is served: add --serve")
+        return None
+    if os.path.exists(serve) or "://" in serve:
+        name = masked(serve) if "://" in serve else serve
+        raise InputError(f"--serve took '{name}' for the address of the page: name the source before it")
+    return parse_address(serve)
 
 
 def _list(as_json: bool) -> None:
