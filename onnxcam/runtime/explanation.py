@@ -119,11 +119,11 @@ class Explanation:
         return np.minimum(heat, 1, out=heat)  # interpolation rounds
 
     def heat_bands(self, peak: float | None = None) -> Iterator[tuple[tuple[slice, slice], NDArray[np.float32]]]:
-        """`scaled_heatmap` in bands of a few rows: where in the picture, and the heat there; elsewhere it is 0."""
+        """`scaled_heatmap` in bands of a few rows: where in the picture, and the heat there, which rounding may lift
+        above 1 by its last digit; elsewhere it is 0."""
         scaled = self._scaled(peak)
         if scaled is not None:
-            for where, heat in bands(scaled, self.placement):
-                yield where, np.minimum(heat, 1, out=heat)
+            yield from bands(scaled, self.placement)
 
     def _scaled(self, peak: float | None) -> NDArray[np.float32] | None:
         """What speaks for the class, over ``peak``, at most 1: [h, w]. None if it says nothing about where."""
