@@ -32,7 +32,7 @@ def blocked_masks(graph: ir.Graph, nodes: Sequence[ir.Node], forward: Sequence[i
     """Cast(y > 0) and Cast(0 < y < b) of what rectifies a Conv in ``forward``, as HardSigmoids. EfficientNet-lite0's
     gradient at the input takes 0.9 of the time so with one thread, and 0.8 with two.
 
-    A y between 0 and 4e-15, or 3e-10 where it is bounded above, which rounding decides, gives a mask between 0 and 1.
+    A y between 0 and 3e-10, which rounding decides, gives a mask between 0 and 1.
     """
     known = set(forward)
     for node in nodes:
@@ -95,9 +95,7 @@ def _hard_sigmoids(mask: _Mask, like: ir.Value) -> Iterator[ir.Node]:
     above = node("HardSigmoid", [mask.y], alpha=_SLOPE, beta=0.0)
     yield above
     if mask.high is None:
-        again = node("HardSigmoid", above.outputs, alpha=_SLOPE, beta=0.0)
-        yield again
-        yield node("HardSigmoid", again.outputs, alpha=_SLOPE, beta=0.0)
+        yield node("HardSigmoid", above.outputs, alpha=_SLOPE, beta=0.0)
         return
     slope = 2.0 ** min(math.floor(math.log2(_HIGHEST / mask.high)), 15)
     below = node("HardSigmoid", [mask.y], alpha=-slope, beta=slope * mask.high)
