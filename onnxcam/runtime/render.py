@@ -228,7 +228,7 @@ class _Pen:
 
     def width(self, text: str) -> int:
         """Of ``text``, in pixels."""
-        return int(cv2.getTextSize(text, _FONT, self.scale, self.thickness)[0][0])
+        return _width(text, self.scale, self.thickness)
 
     def write(self, image: Picture, text: str, left: int, baseline: int) -> None:
         cv2.putText(image, text, (left, baseline), _FONT, self.scale, _WHITE, self.thickness, cv2.LINE_AA)
@@ -242,9 +242,15 @@ def _elided(text: str, scale: float, thickness: int, width: int) -> str:
     first = text.split(" ")[0]
     shorter = (text[:length].rstrip() + "..." for length in range(len(text) - 1, len(first), -1))
     for shown in (text, *shorter, first):
-        if cv2.getTextSize(shown, _FONT, scale, thickness)[0][0] <= width:
+        if _width(shown, scale, thickness) <= width:
             return shown
     return ""
+
+
+@lru_cache(maxsize=256)
+def _width(text: str, scale: float, thickness: int) -> int:
+    """Of ``text`` in pixels, which takes as long to find as to write it."""
+    return int(cv2.getTextSize(text, _FONT, scale, thickness)[0][0])
 
 
 def _ascii(text: str) -> str:
