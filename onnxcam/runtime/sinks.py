@@ -269,7 +269,7 @@ class _Sound:
         except av.FFmpegError:
             return  # damaged: silence
         for frame in frames:
-            if frame.pts is not None and frame.time_base is not None:
+            if frame.pts is not None and frame.time_base:
                 frame.pts -= round(self._origin / frame.time_base)
             self._output.mux(target.encode(frame))
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["FORMATS", "INTERPOLATION", "Frame", "Source", "VideoInfo", "VideoSource", "frame_rate", "open_media"]
+__all__ = [
+    "FORMATS",
+    "INTERPOLATION",
+    "LENIENT",
+    "Frame",
+    "Source",
+    "VideoInfo",
+    "VideoSource",
+    "frame_rate",
+    "open_media",
+]
 
 import errno
 from collections.abc import Generator, Iterator
@@ -20,7 +30,6 @@ import cv2
 import numpy as np
 from av.container.input import InputContainer
 from av.packet import Packet
-from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
@@ -40,6 +49,8 @@ _DEFAULT_RATE = Fraction(25)  # FFmpeg's own, for files that do not say
 _HD = 720  # rows from which a video that does not name its YUV matrix is taken to mean BT.709, as players do
 _UNCERTAINTY = 0.5  # seconds by which the duration may differ of a video that does not count its frames
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED
+LENIENT: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+"""What makes `av.open` take titles that are no UTF-8; PyAV 19 always does."""
 FORMATS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,apng,ivf,h264,hevc,m4v,mjpeg,mxf,dv,nut,rm,wtv,yuv4mpegpipe"
 )
@@ -187,18 +198,18 @@ class VideoSource(Closing):
 
     def _info(self, first: VideoFrame) -> VideoInfo:
         stream = self._stream
-        if stream.time_base is None:
+        if not stream.time_base:
             raise InputError(f"'{self.path}' has no time base: convert it to .mp4 first")
         self._start = float((stream.start_time or 0) * stream.time_base)
         swapped, flip_rows, flip_columns = self._orientation
         width, height = (first.height, first.width) if swapped else (first.width, first.height)
-        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
         arbitrary_clock = _CLOCK_ANYWHERE & set(self._container.format.name.split(","))
         return VideoInfo(
             width=width,
             height=height,
-            average_rate=stream.average_rate or stream.guessed_rate or _DEFAULT_RATE,
-            time_base=stream.time_base,
+            average_rate=Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE),
+            time_base=Fraction(stream.time_base),
             frames=stream.frames or None,
             duration=_duration(self._container, stream),
             has_audio=bool(self._container.streams.audio),
@@ -272,7 +283,8 @@ def open_media(path: Path) -> InputContainer:
         if not path.is_file():
             raise InputError(f"'{path}' is not a file: a video is read from a file")
         options = {"protocol_whitelist": "file", "format_whitelist": f"{FORMATS},{_PICTURES}"}
-        return av.open(f"file:{path}", "r", container_options=options, metadata_errors="replace")
+        container: InputContainer = av.open(f"file:{path}", "r", container_options=options, **LENIENT)
+        return container
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'") from None
     except (av.error.InvalidDataError, av.error.ArgumentError):  # the second: its format is not among these
@@ -291,7 +303,7 @@ def frame_rate(value: Fraction | float) -> Fraction:
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     """Seconds of the video stream, or else of the longest stream."""
-    if stream.duration is not None and stream.time_base is not None:
+    if stream.duration is not None and stream.time_base:
         return float(stream.duration * stream.time_base)
     if written := stream.metadata.get("DURATION"):  # Matroska's, HH:MM:SS.fraction
         start = float((stream.start_time or 0) * (stream.time_base or 0))
@@ -307,9 +319,8 @@ def _orientation(decoded: VideoFrame) -> tuple[bool, bool, bool]:
     The display matrix maps a stored (x, y) to ``(a·x + c·y, b·x + d·y)``; what is left of it after quarter turns and
     mirrors is nothing that cameras write.
     """
-    side_data: Any
-    for side_data in decoded.side_data:  # declared to give strings
-        if side_data.type == SideDataType.DISPLAYMATRIX:
-            a, b, _, c, d = np.frombuffer(side_data, np.int32)[:5].tolist()
-            return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)
-    return False, False, False
+    matrix: Any = decoded.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    return (True, b < 0, c < 0) if abs(b) > abs(a) else (False, d < 0, a < 0)

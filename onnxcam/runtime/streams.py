@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from onnxcam.errors import InputError
-from onnxcam.runtime.sources import FORMATS, Frame, VideoSource
+from onnxcam.runtime.sources import FORMATS, LENIENT, Frame, VideoSource
 
 SCHEMES = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtmp", "srt")
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
@@ -77,13 +77,14 @@ class StreamSource(VideoSource):
             options["rtsp_transport"] = "tcp"  # over UDP a lost packet smears the picture until the next key frame
         begun = time.monotonic()
         try:
-            return av.open(
+            container: InputContainer = av.open(
                 self._address,
                 "r",
                 container_options=options,
                 timeout=(self._stall_after, self._stall_after),
-                metadata_errors="replace",
+                **LENIENT,
             )
+            return container
         except (OSError, av.FFmpegError, ValueError) as error:
             waited = time.monotonic() - begun >= self._stall_after  # FFmpeg may call a silent server a garbled one
             reason = f"no picture came for {self._stall_after:g} s" if waited else self._reason(str(error))

@@ -131,7 +131,7 @@ def test_sound_that_players_lack_becomes_aac(tmp_path: Path, name: str, codec: s
     assert len(wave) == pytest.approx(0.4 * 44100, abs=2048)
     spectrum = np.abs(np.fft.rfft(wave[4096:12288]))
     assert np.fft.rfftfreq(8192, 1 / 44100)[spectrum.argmax()] == pytest.approx(440, abs=6)
-    assert np.abs(wave).max() == pytest.approx(0.3, abs=0.05)
+    assert np.abs(wave[:12288]).max() == pytest.approx(0.3, abs=0.05)  # FFmpeg 9's AAC cracks where a tone breaks off
 
 
 def test_stopped_early_the_sound_stops_with_the_picture(tmp_path: Path) -> None:
