@@ -18,6 +18,7 @@ import cv2
 
 from onnxcam.errors import InputError
 from onnxcam.runtime.closing import Closing
+from onnxcam.runtime.quiet import quieten_opencv
 from onnxcam.runtime.sources import Frame, VideoInfo, frame_rate
 
 _TICKS = 1000  # time stamps to the millisecond
@@ -54,7 +55,7 @@ class CameraSource(Closing):
         self.problem: str | None = None
         self._name = f"camera {device}" if isinstance(device, int) else f"'{device}'"
         wanted = _wanted(size, rate, pixel_format)
-        _quiet()
+        quieten_opencv()
         on_linux = isinstance(device, str) and sys.platform.startswith("linux")
         # by any backend FFmpeg would be asked first, which prints why it cannot
         self._capture = cv2.VideoCapture(device, cv2.CAP_V4L2 if on_linux else cv2.CAP_ANY)
@@ -131,7 +132,7 @@ def cameras() -> list[CameraInfo]:
     """The cameras that are connected: those Linux lists, or else those of the first numbers that can be opened."""
     if sys.platform.startswith("linux"):
         return _listed(_LINUX)
-    _quiet()
+    quieten_opencv()
     found = []
     for index in range(_PROBED):
         capture = cv2.VideoCapture(index)
@@ -166,8 +167,3 @@ def _wanted(size: tuple[int, int] | None, rate: float | None, pixel_format: str 
         frame_rate(rate)
         wanted.append((cv2.CAP_PROP_FPS, rate, "rate"))
     return wanted
-
-
-def _quiet() -> None:
-    """OpenCV prints every camera that it cannot open."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

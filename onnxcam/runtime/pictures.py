@@ -7,8 +7,7 @@ __all__ = ["MAX_PIXELS", "SUFFIXES", "decoded", "encoded", "is_picture", "pixels
 import os
 import struct
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from onnxcam.errors import InputError, OutputError, nearest_names
 from onnxcam.runtime.preprocess import Picture, as_bgr
+from onnxcam.runtime.quiet import opencv_quiet
 
 MAX_PIXELS = 178_956_970
 """What a picture may have unless told otherwise: 512 MiB of colour, Pillow's limit against decompression bombs."""
@@ -121,7 +121,7 @@ def encoded(picture: Picture, suffix: str) -> bytes:
             f"a picture is written as {', '.join(_WRITTEN)}, not as '{suffix}'" + (f": {near}" if near else "")
         )
     try:
-        with _quiet_opencv():
+        with opencv_quiet():
             done, data = cv2.imencode(suffix, picture)
     except cv2.error:
         done = False
@@ -256,7 +256,7 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
 def _decoded(data: bytes, header: _Header) -> NDArray[Any] | None:
     """The picture upright and in full depth, [H, W], [H, W, 3] or BGRA [H, W, 4]; None if it cannot be decoded."""
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if header.opaque else cv2.IMREAD_UNCHANGED
-    with _quiet_opencv():
+    with opencv_quiet():
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         except cv2.error:
@@ -273,15 +273,3 @@ def _upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation in (4, 8):
         return cv2.flip(image, 0)
     return cv2.flip(image, -1) if orientation in (3, 7) else image
-
-
-@contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """OpenCV reports a broken file on stderr besides failing; our exception says it once. (What libpng prints by
-    itself stays: only the process's file descriptor could be turned away, and that belongs to the caller.)"""
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)
