@@ -93,13 +93,7 @@ def test_the_runtime_needs_no_export_package(metadata: Message) -> None:
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
 def test_the_pins_are_allowed_by_the_package(metadata: Message, python: str) -> None:
-    pins = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        if line and not line.startswith("#"):
-            pin = Requirement(line)
-            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
-                assert canonicalize_name(pin.name) not in pins, f"{pin.name} is pinned twice"
-                pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    pins = pinned("constraints.txt", python)
     wanted = {
         r.name: r.specifier
         for r in requirements(metadata)
@@ -107,6 +101,16 @@ def test_the_pins_are_allowed_by_the_package(metadata: Message, python: str) -> 
     }
     assert wanted.keys() == pins.keys()
     assert [f"{name} {pins[name]}" for name in wanted if pins[name] not in wanted[name]] == []
+
+
+def test_the_oldest_versions_that_are_promised_are_tested(metadata: Message) -> None:
+    tested = pinned("constraints-oldest.txt", "3.11")
+    promised = {r.name: str(r.specifier).removeprefix(">=") for r in requirements(metadata) if r.name in tested}
+    assert promised.keys() == tested.keys()
+    assert [name for name in tested if not f"{tested[name]}.".startswith(f"{promised[name]}.")] == []
+    product = ('extra == "cpu"', 'extra == "export"', 'extra == "serve"')
+    others = {r.name for r in requirements(metadata) if r.marker is None or str(r.marker) in product}
+    assert others - tested.keys() == set()
 
 
 def test_the_manifest_describes_the_model() -> None:
@@ -121,6 +125,18 @@ def test_the_changelog_has_this_version() -> None:
     newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
     assert newest is not None
     assert newest[1] == onnxcam.__version__
+
+
+def pinned(file: str, python: str) -> dict[str, str]:
+    """The versions that ``file`` pins for that version of Python, by name."""
+    pins: dict[str, str] = {}
+    for line in (ROOT / file).read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                assert canonicalize_name(pin.name) not in pins, f"{pin.name} is pinned twice"
+                pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
+    return pins
 
 
 def requirements(metadata: Message) -> list[Requirement]:

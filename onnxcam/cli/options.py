@@ -48,7 +48,7 @@ from onnxcam.runtime.style import (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class InputSize(click.ParamType[tuple[int, int, int]]):
+class InputSize(click.ParamType):  # type: ignore[type-arg]
     """``CHANNELS,HEIGHT,WIDTH``."""
 
     name = "C,H,W"
@@ -63,7 +63,7 @@ class InputSize(click.ParamType[tuple[int, int, int]]):
         return channels, height, width
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]
     """Numbers separated by commas, one per channel."""
 
     name = "NUMBERS"
@@ -75,7 +75,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             self.fail(f"'{value}' is not numbers separated by commas, such as 0.485,0.456,0.406", param, ctx)
 
 
-class Names(click.ParamType[tuple[str, ...]]):
+class Names(click.ParamType):  # type: ignore[type-arg]
     """Names separated by commas."""
 
     name = "NAMES"

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from onnxcam.runtime.server.address import Address
 
 
-class _Size(click.ParamType[tuple[int, int]]):
+class _Size(click.ParamType):  # type: ignore[type-arg]
     """``WIDTHxHEIGHT``."""
 
     name = "WxH"
