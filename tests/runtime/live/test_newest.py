@@ -170,7 +170,7 @@ def test_a_camera_that_is_unplugged_stalls_and_sends_garbage_comes_back():
     options = CameraOptions(stall_after=0.5)
     with Grabber(
         lambda: open_source(camera.address, options),
-        stall_after=1.0,
+        stall_after=4.0,
         tell=lambda event, **facts: told.append((event, facts.get("reason", ""))),
     ) as grabber:
         assert grabber.next(5).picture.shape == (HEIGHT, WIDTH, 3)
