@@ -72,6 +72,9 @@ from .reference_operators import OPERATORS
 NEWEST = min(onnx.defs.onnx_opset_version(), 28)
 """The newest opset the rules are checked at."""
 
+COMPLETE = (1, 32)
+"""The ONNX Runtime that can run every row; for Python 3.10 there is none after 1.23."""
+
 CONTRIB = "com.microsoft"
 
 _TYPES = {
@@ -248,6 +251,7 @@ def build(row: Case, setting: Setting = Setting(), dtype: str = "float64") -> ir
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     model = ir.from_proto(onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True))
     if CONTRIB in row.text:
+        _require_complete_onnxruntime()
         infer_shapes(model)
     (y,) = model.graph.outputs
     if y.shape is None:  # where the rank depends on values
@@ -435,11 +439,17 @@ def run_reference(model: onnx.ModelProto) -> Callable[[Mapping[str, np.ndarray]]
 
 def run_onnxruntime(model: onnx.ModelProto) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """``model`` by ONNX Runtime on the CPU, one thread."""
+    _require_complete_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _require_complete_onnxruntime() -> None:
+    if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < COMPLETE:
+        pytest.skip(f"ONNX Runtime {onnxruntime.__version__} lacks operators, opsets and kernels of the table")
 
 
 class Erf(OpRun):

@@ -8,7 +8,18 @@
 
 from __future__ import annotations
 
-__all__ = ["CNN", "CNN_WEIGHTS", "assert_same", "cnn", "model", "random", "rewritten", "run", "save"]
+__all__ = [
+    "CNN",
+    "CNN_WEIGHTS",
+    "assert_same",
+    "cnn",
+    "model",
+    "needs_onnxruntime",
+    "random",
+    "rewritten",
+    "run",
+    "save",
+]
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +29,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 
 from onnxcam.exporter.shapes import infer_shapes
 
@@ -32,6 +44,12 @@ CNN = """net (float[N,3,13,10] image) => (float[N,5] logits) {
 }"""
 """Two convolutions, pooling, one linear layer; `last` is [N, 6, 7, 5]."""
 CNN_WEIGHTS = {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (6, 4, 3, 3), "fc": (5, 6), "bias": (5,)}
+
+
+def needs_onnxruntime(*version: int) -> pytest.MarkDecorator:
+    """Skips with an older one: Python 3.10 has none after 1.23, and 1.21 is promised to do."""
+    older = tuple(map(int, ort.__version__.split(".")[:2])) < version
+    return pytest.mark.skipif(older, reason=f"ONNX Runtime {ort.__version__} does not know its operator set")
 
 
 def model(text: str, /, *, opset: int = 18, domains: dict[str, int] | None = None, **weights: Any) -> onnx.ModelProto:

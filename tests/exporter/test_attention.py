@@ -12,7 +12,7 @@ from torch import nn
 import onnxcam
 from onnxcam.errors import LayerError, MethodError
 
-from .graphs import cnn, model, save
+from .graphs import cnn, model, needs_onnxruntime, save
 from .networks import Transformer, Windows, dynamo, torchscript
 
 PICTURES = np.random.default_rng(3).standard_normal((3, 3, 20, 12)).astype(np.float32)
@@ -284,13 +284,24 @@ def test_what_has_no_such_attention_is_refused(tmp_path, method):
     refused(half, f"'{method}' needs the attention by which the values are weighted, and .* is mixed with")
     beside = torchscript(Beside().eval(), tmp_path / "beside.onnx", opset=18)
     refused(beside, f"'{method}' follows attention from layer to layer, and .* stands beside it")
-    for domain, name in (("com.microsoft", "com.microsoft.MultiHeadAttention"), ("", "Attention")):
-        path = save(tmp_path / "fused.onnx", fused(domain))
-        refused(path, f"'{method}' needs the attention maps, and {name}.* keeps its own to itself")
     plain = torchscript(Transformer(), tmp_path / "plain.onnx", opset=18)
     refused(plain, f"'{method}' is of the attention, not of a layer", eigen_smooth=True)
     refused(plain, f"'{method}' is a map of the attention", layer=["blocks.0", "blocks.0.norm2"], fuse="max")
     assert not (tmp_path / "x.cam.onnx").exists()
+
+
+@pytest.mark.parametrize("method", ["rollout", "legrad"])
+@pytest.mark.parametrize(
+    ("domain", "name"),
+    [
+        ("com.microsoft", "com.microsoft.MultiHeadAttention"),
+        pytest.param("", "Attention", marks=needs_onnxruntime(1, 23)),
+    ],
+)
+def test_a_fused_operator_that_keeps_its_attention_to_itself_is_refused(tmp_path, method, domain, name):
+    path = save(tmp_path / "fused.onnx", fused(domain))
+    with pytest.raises(MethodError, match=f"'{method}' needs the attention maps, and {name}.* keeps its own to itself"):
+        onnxcam.attach(path, tmp_path / "x.cam.onnx", method=method)
 
 
 class Bare(Transformer):
