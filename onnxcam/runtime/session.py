@@ -361,26 +361,33 @@ class CamModel(Closing):
             names = [name for name in results.names if name in self._engine.outputs]
             values = self.outputs(tensors, names, classes=classes, others=others, inputs=inputs)
             explanations = list(results.explanations(prepared, values, region=(inputs or {}).get(SCORE_REGION)))
-        if how is None:
-            return explanations
-        count = len(explanations) * self.explained
-        for i, plain in enumerate(explanations):
+        return explanations if how is None else self._repeated(explanations, prepared, how, inputs or {}, progress)
 
-            def further(copies: int, i: int = i) -> dict[str, NDArray[Any]]:
-                own = rows_of(inputs or {}, i, 1, len(prepared), fixed=False)
+    def _repeated(
+        self,
+        plain: Sequence[Explanation],
+        prepared: Sequence[Prepared],
+        how: Repetition,
+        inputs: Mapping[str, NDArray[Any]],
+        progress: Callable[[float], None] | None,
+    ) -> list[Explanation]:
+        """``plain``, what one run says of each picture, with the maps of many."""
+        count = len(plain) * self.explained
+
+        def one(i: int, c: int, explanation: Explanation) -> Explanation:
+            def further(copies: int) -> dict[str, NDArray[Any]]:
+                own = rows_of(inputs, i, 1, len(prepared), fixed=False)
                 cut = {name for name in own if name in self._alike and name not in SCORE_INPUTS}
                 return {name: x[i : i + 1].repeat(copies, 0) if name in cut else x for name, x in own.items()}
 
-            made = []
-            for c, each in enumerate(plain.classes):
+            def told(share: float) -> None:
+                if progress:
+                    progress((i * self.explained + c + share) / count)
 
-                def told(share: float, done: int = i * self.explained + c) -> None:
-                    if progress:
-                        progress((done + share) / count)
+            return repeated(self, prepared[i].tensor, explanation, replace(how, inputs=further), told)
 
-                made.append(repeated(self, prepared[i].tensor, each, replace(how, inputs=further), told))
-            explanations[i] = replace(made[0], others=tuple(made[1:]))
-        return explanations
+        made = [[one(i, c, each) for c, each in enumerate(picture.classes)] for i, picture in enumerate(plain)]
+        return [replace(first, others=tuple(others)) for first, *others in made]
 
     def outputs(
         self,
