@@ -109,7 +109,7 @@ class VideoSink:
         picture = frame.picture
         height, width = picture.shape[:2]
         if height % 2 or width % 2:
-            picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)  # type: ignore[assignment]
+            picture = cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
         with self._writing():
             if self._stream is None:
                 self._stream = self._video_stream(*picture.shape[:2])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 __all__ = [
     "FORMATS",
-    "INTERPOLATION",
     "LENIENT",
     "Frame",
     "Source",
@@ -34,16 +33,14 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from av.video.stream import VideoStream
-from numpy.typing import NDArray
 
 from onnxcam.errors import InputError
 from onnxcam.runtime.closing import Closing
+from onnxcam.runtime.preprocess import Picture
+from onnxcam.runtime.yuv import picture_of
 
-Picture = NDArray[np.uint8]
-
-INTERPOLATION = 0x40002
-"""swscale's BILINEAR | ACCURATE_RND, for colour conversion here and in the sinks: without exact rounding everything
-darkens by 3 levels of 255."""
+_INTERPOLATION = 0x40002
+"""swscale's BILINEAR | ACCURATE_RND, for the formats that `onnxcam.runtime.yuv` does not take."""
 
 _DEFAULT_RATE = Fraction(25)  # FFmpeg's own, for files that do not say
 _HD = 720  # rows from which a video that does not name its YUV matrix is taken to mean BT.709, as players do
@@ -242,20 +239,31 @@ class VideoSource(Closing):
 
     def _picture(self, decoded: VideoFrame) -> Picture:
         swapped, flip_rows, flip_columns = self._orientation
-        width, height = self.info.width, self.info.height
-        unspecified = decoded.colorspace == _UNSPECIFIED
-        bgr: Picture = decoded.reformat(
-            width=height if swapped else width,  # a stream may change its size on the way
-            height=width if swapped else height,
-            format="bgr24",
-            src_colorspace=(Colorspace.ITU709 if height >= _HD else Colorspace.ITU601) if unspecified else None,
-            interpolation=INTERPOLATION,
-        ).to_ndarray()  # type: ignore[assignment]
+        bgr = self._as_stored(decoded)
         if swapped:
-            bgr = cv2.transpose(bgr)  # type: ignore[assignment]
+            bgr = cv2.transpose(bgr)
         if flip_rows or flip_columns:
-            bgr = cv2.flip(bgr, -1 if flip_rows and flip_columns else 0 if flip_rows else 1)  # type: ignore[assignment]
+            bgr = cv2.flip(bgr, -1 if flip_rows and flip_columns else 0 if flip_rows else 1)
         return bgr
+
+    def _as_stored(self, decoded: VideoFrame) -> Picture:
+        """``decoded`` as it lies in the file, uint8 BGR of the size of the first: a stream may change it on the way."""
+        width, height = self.info.width, self.info.height
+        guess = Colorspace.ITU709 if height >= _HD else Colorspace.ITU601
+        if self._orientation[0]:
+            width, height = height, width
+        unspecified = decoded.colorspace == _UNSPECIFIED
+        if (decoded.width, decoded.height) == (width, height):
+            picture = picture_of(decoded, guess if unspecified else decoded.colorspace)
+            if picture is not None:
+                return picture
+        return decoded.reformat(
+            width=width,
+            height=height,
+            format="bgr24",
+            src_colorspace=guess if unspecified else None,
+            interpolation=_INTERPOLATION,
+        ).to_ndarray()
 
     def _no_frame(self) -> str:
         return f"'{self.path}' is damaged: not one frame of it can be read"

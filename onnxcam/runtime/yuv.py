@@ -1,41 +1,101 @@
-"""Pictures as video encoders take them: BT.709, studio range, 4:2:0."""
+"""Pictures as video codecs have them, 8 bits in 4:2:0, exactly: what goes through both ways comes out as it was.
+
+swscale takes longer, and darkens each value by 1 of 255 whenever it comes from a file.
+"""
 
 from __future__ import annotations
 
-__all__ = ["yuv420p"]
+__all__ = ["picture_of", "yuv420p"]
+
+from functools import lru_cache
+from typing import Any, Final
 
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
 
 from onnxcam.runtime.preprocess import Picture
 
-_RED, _BLUE = 0.2126, 0.0722  # their shares of luma: ITU-R BT.709, 3.2
-_LUMA = np.array([_BLUE, 1 - _BLUE - _RED, _RED])
-_MATRIX = np.vstack(
-    [
-        [*(219 / 255 * _LUMA), 16],
-        [*(112 / 255 * ([1, 0, 0] - _LUMA) / (1 - _BLUE)), 128],
-        [*(112 / 255 * ([0, 0, 1] - _LUMA) / (1 - _RED)), 128],
-    ]
-).astype(np.float32)
-"""From blue, green, red and 1, 0-255, to Y' in 16-235, Cb and Cr in 16-240: ITU-R BT.709, 3.3 and 3.4."""
+_SHARES: Final = {
+    Colorspace.ITU709: (0.2126, 0.0722),  # ITU-R BT.709, 3.2
+    Colorspace.ITU601: (0.299, 0.114),  # ITU-R BT.601, 2.5.1; FFmpeg's BT470BG, 625 lines
+    6: (0.299, 0.114),  # the same for 525 lines: SMPTE170M
+    Colorspace.BT2020: (0.2627, 0.0593),  # ITU-R BT.2020, table 4
+}
+"""Of red and blue in luma, by FFmpeg's number of the matrix."""
+_FULL_RANGE: Final = "yuvj420p"
+"""The old name of yuv420p whose luma is 0-255, not 16-235."""
 
 
 def yuv420p(picture: Picture) -> VideoFrame:
-    """``picture`` (uint8 BGR, its sides even); of four pixels the colour is the mean.
+    """``picture`` (uint8 BGR, its sides even) by BT.709 in studio range; of four pixels the colour is the mean.
 
-    Within 1 of 255 of the exact value, as swscale's with ``ACCURATE_RND`` is, which takes four times as long.
+    Within 1 of 255 of the exact value.
     """
     height, width = picture.shape[:2]
     frame = VideoFrame(width, height, "yuv420p")
-    luma, blue, red = (
+    luma, blue, red = _planes(frame)
+    matrix = _from_bgr(Colorspace.ITU709, full=False)
+    coarse = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    # extractChannel takes four times as long
+    cv2.split(cv2.transform(picture, matrix), [luma, np.empty_like(luma), np.empty_like(luma)])
+    cv2.split(cv2.transform(coarse, matrix), [np.empty_like(blue), blue, red])
+    return frame
+
+
+def picture_of(frame: VideoFrame, colorspace: int) -> Picture | None:
+    """``frame`` as uint8 BGR [H, W, 3], each of four pixels with the colour of all; within 1 of 255 of the exact value.
+
+    colorspace: FFmpeg's number of its matrix. None where the frame is not of 8 bits in 4:2:0, or has another matrix.
+    """
+    if frame.format.name not in ("yuv420p", _FULL_RANGE) or colorspace not in _SHARES:
+        return None
+    luma, blue, red = _planes(frame)
+    full = frame.format.name == _FULL_RANGE or frame.color_range == ColorRange.JPEG
+    height, width = luma.shape
+    planes = [luma, *(_doubled(plane)[:height, :width] for plane in (blue, red))]
+    picture: Picture = cv2.transform(cv2.merge(planes), _to_bgr(colorspace, full=full))
+    return picture
+
+
+def _planes(frame: VideoFrame) -> list[NDArray[np.uint8]]:
+    """Luma, Cb and Cr of ``frame`` themselves."""
+    return [
         np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]  # type: ignore[call-overload]
         for plane in frame.planes
+    ]
+
+
+def _doubled(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Each value of ``plane`` as a square of four; `cv2.resize` takes eight times as long."""
+    wide: NDArray[np.uint8] = (plane * np.uint16(0x0101)).view(np.uint8)
+    return wide.repeat(2, axis=0)
+
+
+@lru_cache(maxsize=16)
+def _from_bgr(colorspace: int, *, full: bool) -> NDArray[np.float32]:
+    """From blue, green, red and 1, 0-255, to Y', Cb and Cr: ITU-R BT.709, 3.3 and 3.4."""
+    return _matrix(colorspace, full).astype(np.float32)[:3]
+
+
+@lru_cache(maxsize=16)
+def _to_bgr(colorspace: int, *, full: bool) -> NDArray[np.float32]:
+    """From Y', Cb, Cr and 1 to blue, green and red, 0-255."""
+    return np.linalg.inv(_matrix(colorspace, full)).astype(np.float32)[:3]
+
+
+def _matrix(colorspace: int, full: bool) -> NDArray[Any]:
+    """What `_from_bgr` gives, as a square matrix."""
+    red, blue = _SHARES[colorspace]
+    luma = np.array([blue, 1 - blue - red, red])
+    excursion, chroma, black = (255, 255, 0) if full else (219, 224, 16)
+    return np.array(
+        [
+            [*(excursion / 255 * luma), black],
+            [*(chroma / 255 / 2 * ([1, 0, 0] - luma) / (1 - blue)), 128],
+            [*(chroma / 255 / 2 * ([0, 0, 1] - luma) / (1 - red)), 128],
+            [0, 0, 0, 1],
+        ]
     )
-    coarse = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    chroma = cv2.transform(coarse, _MATRIX)
-    cv2.extractChannel(cv2.transform(picture, _MATRIX), 0, luma)
-    cv2.extractChannel(chroma, 1, blue)
-    cv2.extractChannel(chroma, 2, red)
-    return frame

@@ -52,9 +52,9 @@ def test_it_is_what_browsers_and_phones_play(tmp_path: Path, clip: Path) -> None
 def test_colours_do_not_shift(tmp_path: Path, color: tuple[int, int, int]) -> None:
     clip = write_clip(tmp_path / "clip.mkv", [plain(color)] * 2, codec="ffv1", pixels="bgr0")
     output = copy(clip, tmp_path / "out.mp4")
-    assert np.abs(pictures(output)[1].mean(axis=(0, 1)) - color).max() <= 3
+    assert np.abs(pictures(output)[1].mean(axis=(0, 1)) - color).max() <= 2
     with VideoSource(output) as source:
-        assert np.abs(next(iter(source)).picture.mean(axis=(0, 1)) - color).max() <= 3
+        assert np.abs(next(iter(source)).picture.mean(axis=(0, 1)) - color).max() <= 2
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".MP4"])
