@@ -4,8 +4,9 @@ from __future__ import annotations
 
 __all__ = ["Picture", "Prepared", "as_bgr", "model_input"]
 
+import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -34,6 +35,9 @@ _INTERPOLATION = {
     "bicubic": cv2.INTER_CUBIC,
     "area": cv2.INTER_AREA,
 }
+
+_HALVED_FROM: Final = 5
+"""Times the size wanted from which halving first costs nothing in quality."""
 
 
 def as_bgr(image: NDArray[Any]) -> Picture:
@@ -94,7 +98,32 @@ def _normalized(image: Picture, preprocess: Preprocess) -> NDArray[np.float32]:
 
 def _resized(image: Picture, height: int, width: int, preprocess: Preprocess) -> Picture:
     shrinks = height <= image.shape[0] and width <= image.shape[1]
-    area = shrinks and preprocess.antialias and preprocess.interpolation != "nearest"
-    return cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if area else _INTERPOLATION[preprocess.interpolation]
-    )
+    if shrinks and preprocess.antialias and preprocess.interpolation != "nearest":
+        return _shrunk(image, height, width)
+    return cv2.resize(image, (width, height), interpolation=_INTERPOLATION[preprocess.interpolation])
+
+
+def _shrunk(image: Picture, height: int, width: int) -> Picture:
+    """``image`` at that size, each pixel the mean over the area it covers.
+
+    `cv2.INTER_AREA` is slow where that is no whole number of pixels: from 720 and 2160 rows to 224 it takes 1.6 and
+    11 ms, and halving, blurring by a box and interpolating 0.4 and 2.9, as near to Pillow's bicubic as it is.
+    """
+    ratios = [image.shape[0] / height, image.shape[1] / width]
+    if min(ratios) < 2 or all(ratio.is_integer() for ratio in ratios):
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    spread = 1.0  # variances, in twelfths of a pixel, which a box as wide as the ratio would have: of interpolating,
+    while min(ratios) >= _HALVED_FROM and not (image.shape[0] % 2 or image.shape[1] % 2):
+        image = cv2.resize(image, (image.shape[1] // 2, image.shape[0] // 2), interpolation=cv2.INTER_AREA)
+        ratios = [ratio / 2 for ratio in ratios]
+        spread = 2.0  # and of halving
+    vertical, horizontal = (_box(math.sqrt(ratio**2 - spread)) for ratio in ratios)
+    blurred = cv2.sepFilter2D(image, -1, horizontal, vertical, borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(blurred, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _box(width: float) -> NDArray[np.float64]:
+    """The weights, 1 in all, of the pixels that a box of ``width``, 1 or more, covers around the middle of one."""
+    whole = int((width - 1) / 2)
+    edge = (width - 1) / 2 - whole
+    return np.array([edge, *[1.0] * (2 * whole + 1), edge]) / width

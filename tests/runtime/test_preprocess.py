@@ -52,6 +52,24 @@ def test_shrinking_averages_over_the_area_unless_told_not_to():
     assert fed(stripes, Preprocess(**half, interpolation="nearest"))[0].tolist() == [[200, 200]]
 
 
+@pytest.mark.parametrize("size", [(500, 630), (945, 1131), (1260, 1890), (900, 2600)])
+def test_shrinking_by_a_fraction_keeps_places_and_averages(size):
+    height, width = size
+    wanted = Preprocess(height=210, width=224, resize="stretch", scale=1.0, mean=(0,) * 3, std=(1,) * 3)
+    ratios = height / 210, width / 224
+
+    def shrunk(plane):
+        return fed(plane.repeat(3, axis=2).astype(np.uint8), wanted)[0]
+
+    for axis, ratio in enumerate(ratios):  # a ramp stays what it is at the middle of each pixel
+        ramp = np.linspace(0, 255, size[axis]).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        middles = ((np.arange((210, 224)[axis]) + 0.5) * ratio - 0.5) * 255 / (size[axis] - 1)
+        found = shrunk(np.broadcast_to(ramp, (*size, 1)).round()).mean(1 - axis)
+        assert np.abs(found - middles)[2:-2].max() < 1
+    noise = np.random.default_rng(0).normal(128, 40, (*size, 1)).clip(0, 255)
+    assert shrunk(noise).std() == pytest.approx(noise.std() / np.sqrt(np.prod(ratios)), rel=0.25)
+
+
 def test_the_crop_takes_the_middle():
     columns = np.repeat(np.arange(7, dtype=np.uint8)[None, :, None] * 10, 3, axis=0).repeat(3, axis=2)
     crop = Preprocess(height=3, width=3, resize="crop", scale=1.0, mean=(0,) * 3, std=(1,) * 3)
