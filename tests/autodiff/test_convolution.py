@@ -63,6 +63,9 @@ CASES = [
     conv("group=4", (2, 4, 5, 7), (8, 1, 3, 2)),
     conv("group=2", (2, 6, 5, 7), (2, 3, 3, 2)),
     conv("strides=[2,2]", (2, 4, 7, 8), (6, 4, 1, 1)),
+    conv("strides=[3,2], pads=[2,0,1,3], dilations=[2,2]", (2, 4, 7, 8), (6, 4, 1, 1)),
+    conv("strides=[2,3], group=2", (2, 4, 7, 8), (6, 2, 1, 1)),
+    conv("strides=[3], group=4", (2, 4, 11), (8, 1, 1)),
     conv("strides=[2,2], pads=[1,1,1,1]", (2, 4, 7, 8), (6, 4, 3, 3)),
     conv("strides=[2,3], pads=[0,1,2,0]", (2, 4, 7, 9), (6, 4, 3, 2)),
     conv("strides=[1,2], pads=[4,0,1,3]", (2, 4, 7, 9), (6, 4, 2, 1)),
@@ -173,6 +176,10 @@ def test_special_values(row):
         (
             conv("strides=[2,2], group=4, pads=[1,1,1,1]", (2, 4, 7, 8), (8, 1, 3, 3)),
             ["ConvTranspose"],
+        ),
+        (
+            conv("strides=[2,2]", (2, 4, 8, 8), (6, 4, 1, 1)),
+            ["Transpose", "Conv", "Resize", "Constant", "Cast", "Tile", "Mul"],
         ),
         (conv("strides=[2,2], pads=[1,1,1,1]", (2, 4, 8, 8), (6, 4, 3, 3)), ["ConvTranspose"]),
         (conv("strides=[2,2], pads=[0,0,1,1]", (2, 4, 8, 8), (6, 4, 3, 3)), ["ConvTranspose", "Slice"]),

@@ -32,7 +32,8 @@ def correlation_adjoint(
     """The adjoint with respect to x of ``y = Conv(x, w)``: every y spreads over its window.
 
     With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose; so it is
-    of single channels with zeros between the elements of dy.
+    of single channels with zeros between the elements of dy, and of windows of one place with zeros put between what
+    it gives.
 
     w: emits the weight.
     x: gives the spatial sizes where they are not static.
@@ -40,9 +41,12 @@ def correlation_adjoint(
     """
     if all(a.stride == 1 and a.begin is not None for a in along):
         return _by_conv(at, dy, mirrored(), along, group)
-    dense = [a.dense() for a in along]
-    if _is_depthwise(dy, x, group) and None not in dense:
-        return _by_conv(at, _spread(at, dy, along), mirrored(), [a for a in dense if a is not None], group)
+    dense = [a for a in (each.dense() for each in along) if a is not None]
+    if len(dense) == len(along) and all(a.kernel == 1 for a in along):
+        few = _spread(at, at.op.Conv(dy, mirrored(), group=group), along)
+        return fit(at, few, {2 + i: (-(a.begin or 0), -(a.end or 0)) for i, a in enumerate(dense)}, 2 + len(along))
+    if len(dense) == len(along) and _is_depthwise(dy, x, group):
+        return _by_conv(at, _spread(at, dy, along), mirrored(), dense, group)
     return _by_conv_transpose(at, dy, w(), along, x, group)
 
 
@@ -69,7 +73,7 @@ def _is_depthwise(dy: ir.Value, x: ir.Value, group: int) -> bool:
 
 
 def _spread(at: Site, dy: ir.Value, along: Sequence[Window]) -> ir.Value:
-    """``dy`` with ``stride - 1`` zeros behind each element: repeated, and the repetitions masked."""
+    """``dy``, or what is as long, with ``stride - 1`` zeros behind each element: repeated, and what repeats masked."""
     strides = [a.stride for a in along]
     repeated = at.op.Resize(
         dy, None, [1.0, 1.0, *map(float, strides)], mode="nearest", coordinate_transformation_mode="asymmetric",
