@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from onnxcam.exporter.blocked import blocked_masks
+from onnxcam.exporter.blocked import blocked_masks, blocked_sums
 from onnxcam.exporter.padding import pad_late
 from onnxcam.exporter.rewriting import constant, initializer, made_by, put_in_place
 from onnxcam.exporter.spread import spread_late
@@ -32,6 +32,7 @@ def simplify(graph: ir.Graph, forward: int) -> None:
     ranked_constants(graph, list(graph)[forward:])
     nodes = list(graph)
     blocked_masks(graph, nodes[forward:], nodes[:forward])
+    blocked_sums(graph, list(graph)[forward:])
 
 
 def sums_as_products(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:

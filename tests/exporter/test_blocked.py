@@ -12,7 +12,7 @@ import pytest
 
 import onnxcam
 from onnxcam.exporter import simplification
-from onnxcam.exporter.blocked import blocked_masks
+from onnxcam.exporter.blocked import blocked_masks, blocked_sums
 from onnxcam.exporter.shapes import infer_shapes
 
 from .graphs import model, random, run, save
@@ -120,3 +120,75 @@ def test_other_comparisons_stay(text):
     nodes = list(net.graph)
     blocked_masks(net.graph, nodes, nodes)
     assert [node.op_type for node in net.graph] == [node.op_type for node in nodes]
+
+
+RESIDUAL = """net (float[N,3,9,7] image) => (float[N,4] logits) {
+    stem = Conv <pads=[1,1,1,1]> (image, w)
+    x = Relu (stem)
+    a = Conv (x, v)
+    b = Relu (a)
+    c = Conv (b, v)
+    d = Add (c, x)
+    y = Relu (d)
+    p = ReduceMax <keepdims=0> (y, places)
+    logits = MatMul (p, u)
+}"""
+
+
+def residual(channels: int) -> onnx.ModelProto:
+    return model(
+        RESIDUAL, w=random(channels, 3, 3, 3, seed=1), v=random(channels, channels, 1, 1, seed=2),
+        u=random(channels, 4, seed=3), places=[2, 3],
+    )  # fmt: skip
+
+
+def attached(path, proto: onnx.ModelProto) -> ir.Model:
+    onnxcam.attach(save(path / "m.onnx", proto), path / "m.cam.onnx", method="saliency")
+    return ir.load(path / "m.cam.onnx")
+
+
+def test_a_sum_of_gradients_is_part_of_a_convolution(tmp_path, monkeypatch):
+    proto, pictures = residual(16), random(3, 3, 9, 7, seed=4)
+    (moved,) = (node for node in attached(tmp_path, proto).graph if node.name.endswith("_blocked"))
+    assert moved.op_type == "Conv"
+    (after,) = (reader for reader, _ in moved.outputs[0].uses())
+    assert after.op_type == "Add"
+    ours = run(tmp_path / "m.cam.onnx", image=pictures)["cam"]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(tmp_path / "m.cam.onnx", options, providers=["CPUExecutionProvider"])
+    left = [node.name for node in onnx.load(options.optimized_model_filepath).graph.node if node.op_type == "Add"]
+    assert not [name for name in left if "gradient" in name]
+    monkeypatch.setattr(simplification, "blocked_sums", lambda *_: None)
+    attached(tmp_path, proto)
+    np.testing.assert_allclose(run(tmp_path / "m.cam.onnx", image=pictures)["cam"], ours, rtol=1e-6)
+
+
+def test_channels_that_fill_no_block_stay_where_they_are(tmp_path):
+    assert not [node for node in attached(tmp_path, residual(8)).graph if node.name.endswith("_blocked")]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("a = Conv (x, w) s = Add (a, x)", 1),
+        ("a = Conv (x, w) s = Add (x, a)", 1),
+        ("a = Conv (x, w) b = Conv (x, w) s = Add (a, b)", 0),
+        ("a = Conv (x, w) r = HardSigmoid (a) s = Add (r, x)", 0),  # in blocks, but no Conv that a sum could join
+        ("a = Conv (x, w) b = Mul (a, a) c = Conv (x, w) s = Add (b, c)", 0),
+        ("a = Conv (x, w) b = Mul (a, gate) c = Conv (x, w) s = Add (b, c)", 1),
+        ("a = Conv (x, w) r = Relu (a) t = Add (a, x) s = Mul (r, t)", 0),  # something else reads the Conv
+        ("a = Conv (x, w) s = Add (a, gate)", 0),  # of another shape
+    ],
+)
+def test_what_is_brought_into_blocks(text, count):
+    net = ir.from_proto(
+        model(
+            f"net (float[N,16,3,5] x, float[N,16,1,1] gate) => (float[N,16,3,5] s) {{ {text} }}",
+            w=random(16, 16, 1, 1, seed=0),
+        )
+    )
+    infer_shapes(net)
+    blocked_sums(net.graph, list(net.graph))
+    assert len([node for node in net.graph if (node.name or "").endswith("_blocked")]) == count
