@@ -5,12 +5,14 @@ from __future__ import annotations
 __all__ = ["PARTS", "NodeTime", "profile", "shares"]
 
 import json
+import re
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Final
 
 import onnxruntime as ort
 
@@ -19,6 +21,8 @@ from onnxcam.runtime.timing import random_inputs
 
 PARTS = ("model", "gradient", "explanation")
 """Of an artifact: the model as it was, the backward pass, and what makes a map of both."""
+_ADDED: Final = re.compile(rf"(?:v_)?({'|'.join(PARTS[1:])})s?(?:_\d+)?[/._]")
+"""Names of nodes that the exporter added. ONNX Runtime names a Conv, and a pass what it replaces, by the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +36,9 @@ class NodeTime:
 
     @property
     def part(self) -> str:
-        """To which of `PARTS` it belongs. What a fusion or a change of layout adds counts as the model's."""
-        return next((part for part in PARTS[1:] if f"{part}/" in self.name), PARTS[0])
+        """To which of `PARTS` it belongs. A change of layout that ONNX Runtime adds counts as the model's."""
+        found = _ADDED.match(self.name)
+        return found[1] if found else PARTS[0]
 
 
 def profile(

@@ -59,6 +59,25 @@ def test_every_node_has_a_part_and_a_provider():
     assert not any(node.operator == "Conv" and node.part != "model" for node in nodes)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("node_Conv_877_nchwc", "model"),
+        ("ReorderOutput_token_140", "model"),
+        ("my_gradient/Mul", "model"),
+        ("gradient/Mul_node_123", "gradient"),
+        ("gradient_12/Mul_node_123", "gradient"),
+        ("v_gradient.Conv_113_nchwc", "gradient"),
+        ("v_gradient_2.Cast_110_HardSigmoid_0", "gradient"),
+        ("gradients_once_Mul", "gradient"),
+        ("explanation/Relu_node_115", "explanation"),
+        ("v_explanation.Add_124_once_Add", "explanation"),
+    ],
+)
+def test_a_node_belongs_to_the_part_that_named_it(name, part):
+    assert NodeTime(name, "Mul", "CPU", 1e-3).part == part
+
+
 def test_shares_are_of_the_whole():
     nodes = [
         NodeTime("node_Conv", "Conv", "CPU", 3e-3),
