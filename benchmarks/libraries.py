@@ -1,7 +1,7 @@
 """How long other ways to a Grad-CAM of the same model take, over ours.
 
     pip install grad-cam==1.5.7 torchcam==0.5.0 captum onnx2torch
-    python benchmarks/libraries.py [--models NAME ...] [--threads 1 2] [--rounds 9] [--json FILE]
+    python benchmarks/libraries.py [--models NAME ...] [--threads 1 2] [--rounds 9] [--json FILE] [--plot FILE]
 
 From the model's input to the map at the input's size, one picture at a time, the same weights and the same number of
 threads; each library in a process of its own, all taking turns. A library that is not installed is left out.
@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from plot import beside
 from table import Table
 from worker import Worker, serve
 
@@ -134,6 +135,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.7, help="of a turn")
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     if arguments.serve:
         library, name, file, threads = arguments.serve
@@ -165,6 +167,8 @@ def main() -> None:
                               over_ours=found.median, quartiles=[found.low, found.high])  # fmt: skip
     if arguments.json:
         table.save(arguments.json)
+    if arguments.plot:
+        beside(table.rows, arguments.plot)
 
 
 if __name__ == "__main__":

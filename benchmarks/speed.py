@@ -1,6 +1,6 @@
 """What an explanation costs: time, file, start and memory of an artifact over those of the same model without it.
 
-    python benchmarks/speed.py [ROW ...] [--threads 1 2] [--batch 1 8] [--rounds 15] [--json FILE]
+    python benchmarks/speed.py [ROW ...] [--threads 1 2] [--batch 1 8] [--rounds 15] [--json FILE] [--plot FILE]
 
 A row is one line of the table; ``--list`` names them. Each side runs in a process of its own, three of them one after
 another, and they take turns; a ratio is the median of the ratios of neighbouring turns, with the quartiles as its
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plot import overheads
 from table import Table
 
 from models import USUAL_LAYERS, lively
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="of a turn")
     parser.add_argument("--list", action="store_true", help="name the rows")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(f"{name:<18} {row.what}: {row.model}" for name, row in ROWS.items()))
@@ -143,6 +145,8 @@ def main() -> None:
                 file.unlink()
     if arguments.json:
         table.save(arguments.json)
+    if arguments.plot:
+        overheads(table.rows, arguments.plot)
 
 
 if __name__ == "__main__":

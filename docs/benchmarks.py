@@ -57,6 +57,8 @@ over those of the plain model as well. The floors: a gradient at the input repea
 `layer2` of ResNet-18 it repeats the two layers behind it, which are half of the plain time, so 1.5. The way back over
 MobileNetV3's last layer but one is a product with 2.4 MB of weights, 0.15 ms at batch 8.
 
+![Ratios with their quartiles, and the aims behind them](benchmarks/speed.png)
+
 """
     cells = [
         [
@@ -76,6 +78,8 @@ def libraries() -> str:
 
 `python benchmarks/libraries.py`. From the model's input to a map of the input's size, one picture, the same weights and
 threads. What onnx2torch cannot convert is left out.
+
+![Time of each library for one map](benchmarks/libraries.png)
 
 """
     cells = [

@@ -1,0 +1,79 @@
+"""What `speed.py` and `libraries.py` measured, as a picture: needs matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd")
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def overheads(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Each ratio of `speed.py` with its quartiles, and its aim as a bar behind it: maps at the last layer on the left,
+    gradients through half of a model or all of it on the right."""
+    pyplot = _pyplot()
+    lines = list(dict.fromkeys((row["what"], row["model"]) for row in rows))
+    settings = list(dict.fromkeys((row["threads"], row["batch"]) for row in rows))
+    far = {key for key in lines if any((row["what"], row["model"]) == key and row["ratio"] > 1.25 for row in rows)}
+    panels = [[key for key in lines if key not in far], [key for key in lines if key in far]]
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 0.75 * max(map(len, panels)) + 1.4), layout="constrained")
+    for axis, keys in zip(axes, panels, strict=True):
+        for row in rows:
+            key = row["what"], row["model"]
+            if key not in keys:
+                continue
+            i = settings.index((row["threads"], row["batch"]))
+            y = keys.index(key) + 0.16 * (i - (len(settings) - 1) / 2)
+            aim = 1 + float(row["bound"].split()[0]) / row["ms"] if "ms" in row["bound"] else float(row["bound"])
+            low, high = row["quartiles"]
+            axis.plot([aim, aim], [y - 0.09, y + 0.09], color="grey", linewidth=4, alpha=0.4, solid_capstyle="butt")
+            axis.errorbar(row["ratio"], y, xerr=[[max(row["ratio"] - low, 0)], [max(high - row["ratio"], 0)]], fmt="o",
+                          markersize=4, capsize=2, color=COLORS[i % len(COLORS)])  # fmt: skip
+        axis.set_yticks(range(len(keys)), [f"{what}\n{model}" for what, model in keys], fontsize=8)
+        axis.invert_yaxis()
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.grid(axis="x", alpha=0.3)
+        axis.set_xlabel("explained over plain")
+    handles = [
+        pyplot.Line2D([], [], marker="o", linestyle="", color=COLORS[i % len(COLORS)], label=f"{threads} thread"
+                      f"{'s' if threads > 1 else ''}, batch {batch}")
+        for i, (threads, batch) in enumerate(settings)
+    ]  # fmt: skip
+    handles.append(pyplot.Line2D([], [], color="grey", linewidth=4, alpha=0.4, label="aim"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.savefig(path, dpi=90)
+
+
+def beside(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The time of each library of `libraries.py` for a map, one group of bars for each model and number of threads."""
+    pyplot = _pyplot()
+    groups = list(dict.fromkeys((row["model"], row["threads"]) for row in rows))
+    libraries = list(dict.fromkeys(row["library"] for row in rows))
+    figure, axes = pyplot.subplots(1, len(groups), figsize=(2.6 * len(groups) + 2, 3.4), layout="constrained",
+                                   sharey=True)  # fmt: skip
+    for axis, (model, threads) in zip(axes, groups, strict=True):
+        mine = {row["library"]: row for row in rows if (row["model"], row["threads"]) == (model, threads)}
+        for i, library in enumerate(libraries):
+            if library not in mine:
+                continue
+            row = mine[library]
+            axis.barh(i, row["ms"], color=COLORS[0] if i == 0 else "#c7c7c7")
+            note = f" {row['ms']:.3g} ms" + (f", {row['over_ours']:.1f}×" if i else "")
+            axis.text(row["ms"], i, note, va="center", fontsize=8)
+        axis.set_xlim(0, 1.75 * max(row["ms"] for row in mine.values()))
+        axis.set_xticks([])
+        axis.set_yticks(range(len(libraries)), libraries)
+        axis.set_title(f"{model}\n{threads} thread{'s' if threads > 1 else ''}", fontsize=9)
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    axes[0].invert_yaxis()
+    figure.savefig(path, dpi=90)
