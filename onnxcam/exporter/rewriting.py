@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ELEMENTWISE", "added", "constant", "initializer", "made_by", "put_in_place", "sizes"]
 
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 ELEMENTWISE: Final = frozenset(
     {
-        "Abs", "Add", "And", "Cast", "CastLike", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "Less",
+        "Abs", "Add", "And", "Cast", "Div", "Equal", "Exp", "Greater", "GreaterOrEqual", "Less",
         "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Sign", "Sqrt",
         "Sub", "Where",
     }
@@ -35,12 +36,18 @@ def made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 
 def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """The one of ``name``; a new one if there is none."""
-    if name not in graph.initializers:
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-        graph.register_initializer(value)
-    return graph.initializers[name]
+    """The one of ``name`` that holds ``array``, a new one if there is none; where another has the name, of the next."""
+    for free in itertools.chain([name], (f"{name}_{count}" for count in itertools.count(2))):
+        known = graph.initializers.get(free)
+        if known is None:
+            break
+        held = constant(known)
+        if held is not None and held.dtype == array.dtype and np.array_equal(held, array):
+            return known
+    tensor = ir.tensor(array, name=free)
+    value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def sizes(value: ir.Value) -> list[int | ir.SymbolicDim]:

@@ -79,8 +79,8 @@ class RowsOf:
         return added(self._graph, before, node.op_type, taken, name, shape, like=x, attributes=node.attributes)
 
     def _sliced(self, x: ir.Value, rows: Rows, before: ir.Node) -> ir.Value:
-        bounds = [("begin", rows.begin), ("end", rows.begin + rows.size), ("axis", rows.axis)]
-        given = [initializer(self._graph, f"rows_{what}_{number}", np.array([number])) for what, number in bounds]
+        bounds = {"begin": rows.begin, "end": rows.begin + rows.size, "axis": rows.axis}
+        given = [initializer(self._graph, f"explanation.{at}_{n}", np.array([n])) for at, n in bounds.items()]
         name, shape = f"{x.name}_rows_{rows.axis}_{rows.begin}", rows.among(sizes(x))
         return added(self._graph, before, "Slice", [x, *given], name, shape, like=x)
 

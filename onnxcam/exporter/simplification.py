@@ -19,7 +19,7 @@ from onnxcam.exporter.padding import pad_late
 from onnxcam.exporter.rewriting import constant, initializer, made_by, put_in_place
 from onnxcam.exporter.spread import spread_late
 
-_ELEMENTWISE: Final = frozenset(
+_OF_TWO: Final = frozenset(
     {"Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Pow", "Sub"}
 )
 
@@ -50,10 +50,10 @@ def sums_as_products(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
             if v is None or x is None or v.shape is None or x.shape is None or len(x.shape) != 4:
                 continue
             if list(v.shape[1:]) == [ones.size, 1, 1] and x.shape[1] == ones.size:
-                size = initializer(graph, "one_row", np.array([0, 1, -1]))
+                size = initializer(graph, "explanation.one_row", np.array([0, 1, -1]))
                 row, matrix = ir.node("Reshape", [v, size]), ir.node("Reshape", [x, flat.inputs[1]])
                 total = ir.node("MatMul", [row.outputs[0], matrix.outputs[0]])
-                only = ir.node("Squeeze", [total.outputs[0], initializer(graph, "the_row", np.array([1]))])
+                only = ir.node("Squeeze", [total.outputs[0], initializer(graph, "explanation.the_row", np.array([1]))])
                 put_in_place(graph, node, [row, matrix, total, only])
                 break
 
@@ -64,7 +64,7 @@ def ranked_constants(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
     ONNX Runtime goes through [N, 1024, 1, 1] element by element to meet a scalar, in 20 µs where 1 would do.
     """
     for node in nodes:
-        if node.op_type not in _ELEMENTWISE or node.domain or len(node.inputs) != 2:
+        if node.op_type not in _OF_TWO or node.domain or len(node.inputs) != 2:
             continue
         for i, (number, other) in enumerate(zip(node.inputs, node.inputs[::-1], strict=True)):
             array = constant(number)

@@ -42,7 +42,10 @@ def spread_late(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
             continue
         if node.op_type in ("ReduceMean", "ReduceSum"):
             spreading.reduce(node)
-        elif node.op_type in (*ELEMENTWISE, "Expand") and not (spreading.begins(node) or spreading.goes_on(node)):
+        elif node.op_type == "Expand":
+            if not spreading.begins(node):
+                spreading.ends(node)
+        elif node.op_type in ELEMENTWISE and not (spreading.begins(node) or spreading.goes_on(node)):
             spreading.ends(node)
 
 
@@ -131,7 +134,7 @@ class _Spreading:
         if node.op_type == "ReduceMean":
             return once
         known = [size for axis in axes if isinstance(size := sizes(x)[axis], int)]
-        if len(known) < len(axes) or once.dtype is None:
+        if len(known) < len(axes) or once.dtype is None or x.dtype in _HALF:  # float16 may not hold their number
             return None
         count = np.array(math.prod(known), once.dtype.numpy())
         return self._new(node, "Mul", [once, self._number(f"{node.outputs[0].name}_count", count, len(sizes(x)))])

@@ -92,6 +92,18 @@ def test_computed_once(size, nodes, once):
             "a = Mul (v, c) b = Mul (x, d) e = Add (a, b) f = ReduceSum (e, places) y = Neg (f)",
             {"c": np.full((1, 1, 5, 1), 0.5, np.float32), "d": np.full((1, 1, 1, 4), 2, np.float32), "places": PLACES},
         ),
+        # an Expand that repeats nothing, of a shape that looks like sizes of 1
+        (
+            "net (float[2,1,4] v, float[2,3,4] x) => (float[2,3,4] y)",
+            "a = Mul (v, c) b = Expand (a, size) y = Add (b, x)",
+            {"c": np.full((1, 3, 1), 0.5, np.float32), "size": [2, 3, 4]},
+        ),
+        # the type alone is read of the second
+        (
+            "net (float[2,3,1,1] v, float[2,3,5,4] x) => (float[2,3,5,4] y)",
+            "a = Mul (v, c) y = CastLike (a, x)",
+            {"c": SPREAD},
+        ),
         # half of a sum: the places that differ stay
         (
             "net (float[2,3,1,1] v, float[2,3,5,4] x) => (float[2,3,5,1] y)",
@@ -127,14 +139,16 @@ def test_a_spread_value_that_is_asked_for_is_given():
     assert sizes(graph, "Relu") == [[2, 3, 1, 1]]
 
 
-def test_sums_of_half_precision_stay_where_they_do_not_overflow():
-    text = """net (float16[2,3,1,1] v, float16[2,3,5,4] x) => (float16[2,3,1,1] y) {
-        a = Mul (v, x)
+@pytest.mark.parametrize("factor", ["x", "c"])
+def test_sums_of_half_precision_stay_where_they_do_not_overflow(factor):
+    text = f"""net (float16[2,3,1,1] v, float16[2,3,5,4] x) => (float16[2,3,1,1] y) {{
+        a = Mul (v, {factor})
         b = ReduceSum (a, places)
         y = Neg (b)
-    }"""
-    _, graph = late(text, places=PLACES)
-    assert sizes(graph, "Mul") == [[2, 3, 5, 4]]
+    }}"""
+    _, graph = late(text, places=PLACES, c=SPREAD.astype(np.float16))
+    assert [2, 3, 5, 4] in sizes(graph, "Mul")
+    assert sizes(graph, "ReduceSum") == [[2, 3, 1, 1]]
 
 
 @pytest.mark.parametrize("outputs", ["all", "cam"])

@@ -31,9 +31,9 @@ def correlation_adjoint(
 ) -> ir.Value:
     """The adjoint with respect to x of ``y = Conv(x, w)``: every y spreads over its window.
 
-    With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose; so it is
-    of single channels with zeros between the elements of dy, and of windows of one place with zeros put between what
-    it gives.
+    With stride 1 this is a Conv with the mirrored weight, which ONNX Runtime runs faster than a ConvTranspose. So it is
+    with greater strides where channels stay apart, of dy with zeros between its elements; and where windows are of one
+    place, with zeros between the elements of what the Conv gives.
 
     w: emits the weight.
     x: gives the spatial sizes where they are not static.
@@ -42,11 +42,12 @@ def correlation_adjoint(
     if all(a.stride == 1 and a.begin is not None for a in along):
         return _by_conv(at, dy, mirrored(), along, group)
     dense = [a for a in (each.dense() for each in along) if a is not None]
-    if len(dense) == len(along) and all(a.kernel == 1 for a in along):
-        few = _spread(at, at.op.Conv(dy, mirrored(), group=group), along)
-        return fit(at, few, {2 + i: (-(a.begin or 0), -(a.end or 0)) for i, a in enumerate(dense)}, 2 + len(along))
-    if len(dense) == len(along) and _is_depthwise(dy, x, group):
-        return _by_conv(at, _spread(at, dy, along), mirrored(), dense, group)
+    if len(dense) == len(along):  # all sizes are known
+        if all(a.kernel == 1 for a in along):
+            few = _spread(at, at.op.Conv(dy, mirrored(), group=group), along)
+            return fit(at, few, {2 + i: (-(a.begin or 0), -(a.end or 0)) for i, a in enumerate(dense)}, 2 + len(along))
+        if _is_depthwise(dy, x, group):
+            return _by_conv(at, _spread(at, dy, along), mirrored(), dense, group)
     return _by_conv_transpose(at, dy, w(), along, x, group)
 
 
@@ -72,16 +73,16 @@ def _is_depthwise(dy: ir.Value, x: ir.Value, group: int) -> bool:
     return all(value.shape is not None and value.shape[1] == group for value in (dy, x))
 
 
-def _spread(at: Site, dy: ir.Value, along: Sequence[Window]) -> ir.Value:
-    """``dy``, or what is as long, with ``stride - 1`` zeros behind each element: repeated, and what repeats masked."""
+def _spread(at: Site, value: ir.Value, along: Sequence[Window]) -> ir.Value:
+    """``value``, of one element a window, with ``stride - 1`` zeros behind each: repeated, and what repeats masked."""
     strides = [a.stride for a in along]
     repeated = at.op.Resize(
-        dy, None, [1.0, 1.0, *map(float, strides)], mode="nearest", coordinate_transformation_mode="asymmetric",
+        value, None, [1.0, 1.0, *map(float, strides)], mode="nearest", coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
     )  # fmt: skip
     first = np.zeros((1, 1, *strides), np.float32)
     first[(0,) * first.ndim] = 1
-    mask = at.op.Tile(as_type_of(at, at.op.Constant(value=ir.tensor(first)), dy), [1, 1, *(a.count for a in along)])
+    mask = at.op.Tile(as_type_of(at, at.op.Constant(value=ir.tensor(first)), value), [1, 1, *(a.count for a in along)])
     return at.op.Mul(repeated, mask)  # type: ignore[no-any-return]
 
 
