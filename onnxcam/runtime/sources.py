@@ -249,9 +249,9 @@ class VideoSource(Closing):
     def _as_stored(self, decoded: VideoFrame) -> Picture:
         """``decoded`` as it lies in the file, uint8 BGR of the size of the first: a stream may change it on the way."""
         width, height = self.info.width, self.info.height
-        guess = Colorspace.ITU709 if height >= _HD else Colorspace.ITU601
         if self._orientation[0]:
             width, height = height, width
+        guess = Colorspace.ITU709 if height >= _HD else Colorspace.ITU601
         unspecified = decoded.colorspace == _UNSPECIFIED
         if (decoded.width, decoded.height) == (width, height):
             picture = picture_of(decoded, guess if unspecified else decoded.colorspace)

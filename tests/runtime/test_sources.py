@@ -56,6 +56,30 @@ def test_frames_are_counted_timed_and_in_colour(tmp_path: Path) -> None:
     assert source.problem is None
 
 
+@pytest.mark.parametrize(("height", "width", "shares"), [(16, 720, (0.299, 0.114)), (720, 16, (0.2126, 0.0722))])
+def test_the_stored_rows_tell_the_matrix_that_a_file_does_not_name(
+    tmp_path: Path, height: int, width: int, shares: tuple[float, float]
+) -> None:
+    """BT.601 below 720 rows, also of a video that is shown turned upright."""
+    path = write_clip(
+        tmp_path / "clip.mkv",
+        [np.full((height, width, 3), (40, 200, 90), np.uint8)],
+        codec="ffv1",
+        rotation=(90, False),
+    )
+    with av.open(str(path)) as clip:
+        stored = next(clip.decode(video=0)).to_ndarray()
+    luma, blue, red = (float(stored[row, 0]) for row in (0, height, height + height // 4))
+    with VideoSource(path) as source:
+        picture = next(iter(source)).picture
+    assert picture.shape == (width, height, 3)
+    kr, kb = shares
+    y, cb, cr = (luma - 16) / 219, (blue - 128) / 224, (red - 128) / 224
+    r, b = y + 2 * (1 - kr) * cr, y + 2 * (1 - kb) * cb
+    expected = 255 * np.array([b, (y - kr * r - kb * b) / (1 - kr - kb), r])
+    assert np.abs(picture[8, 8] - expected).max() <= 1
+
+
 def test_info(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", [plain(RED)] * 10, sound="aac")
     with VideoSource(path) as source:
