@@ -97,7 +97,7 @@ def measure(
     return Bench(
         providers=running,
         threads=count,
-        batch=next(iter(inputs.values()))[0][0],
+        batch=inputs[model.info.image_input][0][0],
         sides=sides,
         ratio=None if plain is None else ratios(times),
         shares=shares(profile(path, inputs, threads=count, providers=providers)),

@@ -21,8 +21,8 @@ from onnxcam.runtime.timing import random_inputs
 
 PARTS = ("model", "gradient", "explanation")
 """Of an artifact: the model as it was, the backward pass, and what makes a map of both."""
-_ADDED: Final = re.compile(rf"(?:v_)?({'|'.join(PARTS[1:])})s?(?:_\d+)?[/._]")
-"""Names of nodes that the exporter added. ONNX Runtime names a Conv, and a pass what it replaces, by the result."""
+_ADDED: Final = re.compile(rf"(?:v_)?({'|'.join(PARTS[1:])})(?:(?:_\d+)?[/.]|s_once_)")
+"""Names of nodes that the exporter added. What ONNX Runtime or a pass put in their place is named by its result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -371,7 +371,7 @@ class CamModel(Closing):
         inputs: Mapping[str, NDArray[Any]],
         progress: Callable[[float], None] | None,
     ) -> list[Explanation]:
-        """``plain``, what one run says of each picture, with the maps of many."""
+        """``plain``, what one run says of each picture, with maps that are made of many runs."""
         count = len(plain) * self.explained
 
         def one(i: int, c: int, explanation: Explanation) -> Explanation:

@@ -85,7 +85,13 @@ class VideoSink:
             options |= {"flush_packets": "1"} | ({"cluster_time_limit": "1000"} if kind == "matroska" else {})
         with self._writing():
             self._temporary.touch()  # PyAV opens it with the first packet: too late to learn that it cannot be
-            self._container: OutputContainer = av.open(os.fspath(self._temporary), "w", format=kind, options=options)
+            try:
+                self._container: OutputContainer = av.open(
+                    os.fspath(self._temporary), "w", format=kind, options=options
+                )
+            except BaseException:
+                self._temporary.unlink()
+                raise
         try:
             if source:
                 self._sound = _Sound(source, self._container, info.origin)

@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = ["Runner", "Spread", "alternated", "random_inputs", "ratios", "serve"]
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def ratios(times: Sequence[tuple[float, ...]], *, of: int = 1, over: int = 0) ->
 
 
 def _serve(orders: IO[str], answers: IO[str]) -> None:
-    """Run a model when told to, a line of JSON each. What is not an answer goes nowhere."""
+    """Run a model when told to, a line of JSON each."""
     before = _memory()
     first = json.loads(orders.readline())
     options = ort.SessionOptions()
@@ -182,9 +183,12 @@ def _memory() -> int | None:
 
 
 def serve() -> None:
-    """Answer orders on standard input until it ends."""
-    try:
-        with suppress(KeyboardInterrupt):
-            _serve(sys.stdin, sys.stdout)
-    except ORT_ERRORS as error:
-        print(json.dumps({"error": str(error).strip().partition("\n")[0] or type(error).__name__}), flush=True)
+    """Answer orders on standard input until it ends. What else is printed on the way goes to standard error."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # some providers print
+        try:
+            with suppress(KeyboardInterrupt):
+                _serve(sys.stdin, answers)
+        except ORT_ERRORS as error:
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            print(json.dumps({"error": said}), file=answers, flush=True)

@@ -1,13 +1,14 @@
-"""Pictures as video codecs have them, 8 bits in 4:2:0, exactly: what goes through both ways comes out as it was.
+"""Pictures as video codecs have them: 8 bits, luma for each pixel and colour for each square of four (4:2:0).
 
-swscale takes longer, and darkens each value by 1 of 255 whenever it comes from a file.
+Every value is rounded once, so that what goes through both ways comes out within 1 of 255. swscale takes longer, and
+darkens by 1 whatever it reads.
 """
 
 from __future__ import annotations
 
 __all__ = ["picture_of", "yuv420p"]
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, Final
 
 import cv2
@@ -18,10 +19,11 @@ from numpy.typing import NDArray
 
 from onnxcam.runtime.preprocess import Picture
 
+_SMPTE170M: Final = 6  # AVCOL_SPC_SMPTE170M, which PyAV has no name for
 _SHARES: Final = {
     Colorspace.ITU709: (0.2126, 0.0722),  # ITU-R BT.709, 3.2
-    Colorspace.ITU601: (0.299, 0.114),  # ITU-R BT.601, 2.5.1; FFmpeg's BT470BG, 625 lines
-    6: (0.299, 0.114),  # the same for 525 lines: SMPTE170M
+    Colorspace.ITU601: (0.299, 0.114),  # ITU-R BT.601, 2.5.1, of 625 lines
+    _SMPTE170M: (0.299, 0.114),  # and of 525
     Colorspace.BT2020: (0.2627, 0.0593),  # ITU-R BT.2020, table 4
 }
 """Of red and blue in luma, by FFmpeg's number of the matrix."""
@@ -37,7 +39,7 @@ def yuv420p(picture: Picture) -> VideoFrame:
     height, width = picture.shape[:2]
     frame = VideoFrame(width, height, "yuv420p")
     luma, blue, red = _planes(frame)
-    matrix = _from_bgr(Colorspace.ITU709, full=False)
+    matrix = _from_bgr()
     coarse = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     # extractChannel takes four times as long
     cv2.split(cv2.transform(picture, matrix), [luma, np.empty_like(luma), np.empty_like(luma)])
@@ -46,7 +48,7 @@ def yuv420p(picture: Picture) -> VideoFrame:
 
 
 def picture_of(frame: VideoFrame, colorspace: int) -> Picture | None:
-    """``frame`` as uint8 BGR [H, W, 3], each of four pixels with the colour of all; within 1 of 255 of the exact value.
+    """``frame`` as uint8 BGR [H, W, 3], with the colour of each square at its four pixels; within 1 of 255 of exact.
 
     colorspace: FFmpeg's number of its matrix. None where the frame is not of 8 bits in 4:2:0, or has another matrix.
     """
@@ -74,20 +76,20 @@ def _doubled(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return wide.repeat(2, axis=0)
 
 
-@lru_cache(maxsize=16)
-def _from_bgr(colorspace: int, *, full: bool) -> NDArray[np.float32]:
-    """From blue, green, red and 1, 0-255, to Y', Cb and Cr: ITU-R BT.709, 3.3 and 3.4."""
-    return _matrix(colorspace, full).astype(np.float32)[:3]
+@cache
+def _from_bgr() -> NDArray[np.float32]:
+    """`_matrix` of BT.709 in studio range, for `cv2.transform`."""
+    return _matrix(Colorspace.ITU709, full=False).astype(np.float32)[:3]
 
 
-@lru_cache(maxsize=16)
+@cache
 def _to_bgr(colorspace: int, *, full: bool) -> NDArray[np.float32]:
-    """From Y', Cb, Cr and 1 to blue, green and red, 0-255."""
-    return np.linalg.inv(_matrix(colorspace, full)).astype(np.float32)[:3]
+    """The inverse of `_matrix`, for `cv2.transform`."""
+    return np.linalg.inv(_matrix(colorspace, full=full)).astype(np.float32)[:3]
 
 
-def _matrix(colorspace: int, full: bool) -> NDArray[Any]:
-    """What `_from_bgr` gives, as a square matrix."""
+def _matrix(colorspace: int, *, full: bool) -> NDArray[Any]:
+    """From blue, green, red and 1, 0-255, to Y', Cb, Cr and 1: ITU-R BT.709, 3.3 and 3.4."""
     red, blue = _SHARES[colorspace]
     luma = np.array([blue, 1 - blue - red, red])
     excursion, chroma, black = (255, 255, 0) if full else (219, 224, 16)

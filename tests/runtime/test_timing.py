@@ -65,6 +65,8 @@ def test_every_node_has_a_part_and_a_provider():
         ("node_Conv_877_nchwc", "model"),
         ("ReorderOutput_token_140", "model"),
         ("my_gradient/Mul", "model"),
+        ("gradient_reversal/Neg", "model"),
+        ("explanation_head.0/Conv", "model"),
         ("gradient/Mul_node_123", "gradient"),
         ("gradient_12/Mul_node_123", "gradient"),
         ("v_gradient.Conv_113_nchwc", "gradient"),
