@@ -10,7 +10,6 @@ line: linear is a straight line through the first, and below it is better.
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from models import lively
 
 import timm
 import torch
+from plot import growth
 from table import Table
 
 import onnxcam
@@ -74,44 +74,6 @@ def measure(point: Point, folder: Path, *, threads: int, rounds: int) -> tuple[f
     return *middle, [found.low, found.median, found.high]
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    lines = list(dict.fromkeys(row["line"] for row in rows))
-    figure, axes = pyplot.subplots(2, len(lines), figsize=(4 * len(lines), 6), sharex="col", layout="constrained")
-    for (upper, lower), line in zip(axes.T, lines, strict=True):
-        mine = [row for row in rows if row["line"] == line]
-        sizes = [row["size"] for row in mine]
-        upper.loglog(sizes, [row["explained_ms"] for row in mine], "o-", label="explained")
-        upper.loglog(sizes, [row["plain_ms"] for row in mine], "s--", label="plain")
-        power = 2 if line == "picture's side" else 1
-        if line != "classes":
-            linear = [mine[0]["explained_ms"] * (size / sizes[0]) ** power for size in sizes]
-            upper.loglog(sizes, linear, ":", color="grey", label="linear")
-        upper.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        upper.yaxis.set_major_formatter("{x:g}")
-        upper.minorticks_off()
-        low, high = upper.get_ylim()
-        middle, reach = math.sqrt(low * high), max(math.sqrt(high / low), math.sqrt(10))
-        upper.set_ylim(middle / reach, middle * reach)  # a power of ten at least
-        upper.set_title(line)
-        upper.grid(alpha=0.3)
-        lower.errorbar(sizes, [row["ratio"][1] for row in mine], fmt="o-", capsize=3,
-                       yerr=[[r["ratio"][1] - r["ratio"][0] for r in mine],
-                             [r["ratio"][2] - r["ratio"][1] for r in mine]])  # fmt: skip
-        lower.axhline(1, color="grey", linestyle=":")
-        lower.set_ylim(0.9, max(1.2, *(row["ratio"][2] for row in mine)))
-        lower.set_xlabel(line)
-        lower.grid(alpha=0.3)
-    axes[0, 0].set_ylabel("ms for one run")
-    axes[1, 0].set_ylabel("explained over plain")
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=90)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -129,7 +91,7 @@ def main() -> None:
     if arguments.json:
         table.save(arguments.json)
     if arguments.plot:
-        draw(table.rows, arguments.plot)
+        growth(table.rows, arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What `speed.py` and `libraries.py` measured, as a picture: needs matplotlib."""
+"""What `speed.py`, `libraries.py` and `growth.py` measured, as pictures: needs matplotlib."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ def overheads(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 continue
             i = settings.index((row["threads"], row["batch"]))
             y = keys.index(key) + 0.16 * (i - (len(settings) - 1) / 2)
-            aim = 1 + float(row["bound"].split()[0]) / row["ms"] if "ms" in row["bound"] else float(row["bound"])
             low, high = row["quartiles"]
-            axis.plot([aim, aim], [y - 0.09, y + 0.09], color="grey", linewidth=4, alpha=0.4, solid_capstyle="butt")
+            axis.plot(
+                [row["aim"]] * 2, [y - 0.09, y + 0.09], color="grey", linewidth=4, alpha=0.4, solid_capstyle="butt"
+            )
             axis.errorbar(row["ratio"], y, xerr=[[max(row["ratio"] - low, 0)], [max(high - row["ratio"], 0)]], fmt="o",
                           markersize=4, capsize=2, color=COLORS[i % len(COLORS)])  # fmt: skip
         axis.set_yticks(range(len(keys)), [f"{what}\n{model}" for what, model in keys], fontsize=8)
@@ -60,8 +62,8 @@ def beside(rows: Sequence[dict[str, Any]], path: Path) -> None:
     groups = list(dict.fromkeys((row["model"], row["threads"]) for row in rows))
     libraries = list(dict.fromkeys(row["library"] for row in rows))
     figure, axes = pyplot.subplots(1, len(groups), figsize=(2.6 * len(groups) + 2, 3.4), layout="constrained",
-                                   sharey=True)  # fmt: skip
-    for axis, (model, threads) in zip(axes, groups, strict=True):
+                                   sharey=True, squeeze=False)  # fmt: skip
+    for axis, (model, threads) in zip(axes[0], groups, strict=True):
         mine = {row["library"]: row for row in rows if (row["model"], row["threads"]) == (model, threads)}
         for i, library in enumerate(libraries):
             if library not in mine:
@@ -75,5 +77,41 @@ def beside(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.set_yticks(range(len(libraries)), libraries)
         axis.set_title(f"{model}\n{threads} thread{'s' if threads > 1 else ''}", fontsize=9)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
-    axes[0].invert_yaxis()
+    axes[0, 0].invert_yaxis()
+    figure.savefig(path, dpi=90)
+
+
+def growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Times and ratios of `growth.py`, by what grows."""
+    pyplot = _pyplot()
+
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    figure, axes = pyplot.subplots(2, len(lines), figsize=(4 * len(lines), 6), sharex="col", layout="constrained")
+    for (upper, lower), line in zip(axes.T, lines, strict=True):
+        mine = [row for row in rows if row["line"] == line]
+        sizes = [row["size"] for row in mine]
+        upper.loglog(sizes, [row["explained_ms"] for row in mine], "o-", label="explained")
+        upper.loglog(sizes, [row["plain_ms"] for row in mine], "s--", label="plain")
+        power = 2 if line == "picture's side" else 1
+        if line != "classes":
+            linear = [mine[0]["explained_ms"] * (size / sizes[0]) ** power for size in sizes]
+            upper.loglog(sizes, linear, ":", color="grey", label="linear")
+        upper.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        upper.yaxis.set_major_formatter("{x:g}")
+        upper.minorticks_off()
+        low, high = upper.get_ylim()
+        middle, reach = math.sqrt(low * high), max(math.sqrt(high / low), math.sqrt(10))
+        upper.set_ylim(middle / reach, middle * reach)  # a power of ten at least
+        upper.set_title(line)
+        upper.grid(alpha=0.3)
+        lower.errorbar(sizes, [row["ratio"][1] for row in mine], fmt="o-", capsize=3,
+                       yerr=[[r["ratio"][1] - r["ratio"][0] for r in mine],
+                             [r["ratio"][2] - r["ratio"][1] for r in mine]])  # fmt: skip
+        lower.axhline(1, color="grey", linestyle=":")
+        lower.set_ylim(0.9, max(1.2, *(row["ratio"][2] for row in mine)))
+        lower.set_xlabel(line)
+        lower.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("ms for one run")
+    axes[1, 0].set_ylabel("explained over plain")
+    axes[0, 0].legend()
     figure.savefig(path, dpi=90)

@@ -2,9 +2,9 @@
 
     python benchmarks/speed.py [ROW ...] [--threads 1 2] [--batch 1 8] [--rounds 15] [--json FILE] [--plot FILE]
 
-A row is one line of the table; ``--list`` names them. Each side runs in a process of its own, three of them one after
-another, and they take turns; a ratio is the median of the ratios of neighbouring turns, with the quartiles as its
-spread. Weights are random.
+A row is one line of the table; ``--list`` names them. Each side runs in a process of its own, and the two take turns;
+three such pairs are measured one after another. A ratio is the median of the ratios of neighbouring turns, with the
+quartiles as its spread. Weights are random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from onnxcam.runtime.timing import Runner, Spread, alternated, ratios
 
 SIDE = 224
 PAIRS = 3
-"""Of processes that the rounds are shared among: memory, and speed a little, hang on where the system puts things."""
+"""Of processes that share the rounds: memory, and speed a little, depend on where the system puts things."""
 FIVE_METHODS = ["gradcam", "layercam", "gradcam++", "xgradcam", "hirescam"]
 
 
@@ -37,6 +37,11 @@ class Row:
     bound: str
     explained: dict[str, Any] = field(default_factory=dict)
     plain: dict[str, Any] | None = None
+
+    def aim(self, plain_ms: float) -> float:
+        """The bound as a ratio."""
+        number, _, unit = self.bound.partition(" ")
+        return 1 + float(number) / plain_ms if unit == "ms" else float(number)
 
 
 def _at_input(model: str, bound: str) -> Row:
@@ -140,6 +145,7 @@ def main() -> None:
                         files, threads=threads, batch=batch, rounds=arguments.rounds, seconds=arguments.seconds
                     )
                     named = {"what": row.what, "model": row.model, "bound": row.bound, "start": start}
+                    named["aim"] = row.aim(found["ms"])
                     table.add(threads=threads, batch=batch, **named, **found)
             for file in files:
                 file.unlink()

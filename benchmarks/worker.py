@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -17,16 +18,19 @@ class Worker:
     """
 
     def __init__(self, script: str, arguments: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, script, "--serve", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        if not self._process.stdout.readline():
-            raise RuntimeError((self._process.communicate()[1] or "it ended").strip().splitlines()[-1])
+        with tempfile.TemporaryFile("w+") as said:  # a pipe that nobody reads would fill
+            self._process = subprocess.Popen(
+                [sys.executable, script, "--serve", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+            )
+            assert self._process.stdout is not None
+            if not self._process.stdout.readline():
+                self._process.wait()
+                said.seek(0)
+                raise RuntimeError((said.read() or "it ended").strip().splitlines()[-1])
 
     def __enter__(self) -> Worker:
         return self
