@@ -103,7 +103,7 @@ def compare(files: Sequence[Path], *, threads: int, batch: int, rounds: int, sec
     }
 
 
-def start_ratio(files: Sequence[Path], *, rounds: int = 7) -> float:
+def start_ratio(files: Sequence[Path], *, rounds: int = 11) -> float:
     """How many times as long ONNX Runtime takes to load the second file, each time in a new process."""
     inputs = {"image": ([1, 3, SIDE, SIDE], "float32")}
     times = []
