@@ -4,6 +4,15 @@ Labels are carried forward from the pictures and from the operators whose axes a
 row of atoms, each a label with its size: a Reshape regroups atoms, so height and width that were merged into tokens,
 or split into windows (H rows of windows, h rows in a window), are still known as such. What no rule follows has no
 label, and elementwise neighbours give it back.
+
+Of a map of 28×28 places in windows of 7×7, for instance, where ``H 4·h 7`` is an axis of two atoms::
+
+    N, H 28, W 28, C              Reshape
+    N, H 4, h 7, W 4, w 7, C      Transpose: windows first
+    N, H 4, W 4, h 7, w 7, C      Reshape, attention within each window, Reshape
+    N, H 4, W 4, h 7, w 7, C      Transpose back
+    N, H 4, h 7, W 4, w 7, C      Reshape: H 4·h 7 is H 28 again
+    N, H 28, W 28, C
 """
 
 from __future__ import annotations
@@ -20,6 +29,7 @@ import onnx_ir as ir
 from onnxcam.exporter.layout import Layout
 
 Atom = tuple[str | None, int | None]
+"""N, C, D, H, W, or h and w within a window, or None; and its size, where it is known."""
 Axis = tuple[Atom, ...]
 Axes = tuple[Axis, ...]
 

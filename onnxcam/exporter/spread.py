@@ -1,7 +1,12 @@
 """What is the same all over some axes is computed once: values are spread where they meet others, and not before.
 
 The adjoint of a global pool gives every place the same gradient, and most of what methods make of it is the same at
-every place as well.
+every place as well. With v [N, C, 1, 1] and A [N, C, h, w]::
+
+    g = Expand(v)        [N, C, h, w]            v
+    p = Relu(g)          [N, C, h, w]    →       p = Relu(v)         [N, C, 1, 1]
+    w = ReduceMean(g)    [N, C, 1, 1]            v itself
+    L = p · A            [N, C, h, w]            p · A, which spreads p
 """
 
 from __future__ import annotations
@@ -42,11 +47,8 @@ def spread_late(graph: ir.Graph, nodes: Sequence[ir.Node]) -> None:
             continue
         if node.op_type in ("ReduceMean", "ReduceSum"):
             spreading.reduce(node)
-        elif node.op_type == "Expand":
-            if not spreading.begins(node):
-                spreading.ends(node)
-        elif node.op_type in ELEMENTWISE and not (spreading.begins(node) or spreading.goes_on(node)):
-            spreading.ends(node)
+        elif node.op_type in (*ELEMENTWISE, "Expand") and not (spreading.begin(node) or spreading.go_on(node)):
+            spreading.end(node)
 
 
 class _Spreading:
@@ -56,8 +58,8 @@ class _Spreading:
         self._graph = graph
         self._once: dict[ir.Value, _Once] = {}
 
-    def begins(self, node: ir.Node) -> bool:
-        """Whether ``node`` repeats v, or multiplies it with a number that is repeated."""
+    def begin(self, node: ir.Node) -> bool:
+        """Note what ``node`` repeats: v, or v times a number that is repeated. Whether it does so."""
         once = self._expanded(node) if node.op_type == "Expand" else self._multiplied(node)
         if once is not None:
             self._once[node.outputs[0]] = once
@@ -82,8 +84,10 @@ class _Spreading:
                 return _Once(self._new(node, "Mul", [v, factor], axes), axes)
         return None
 
-    def goes_on(self, node: ir.Node) -> bool:
-        """Whether all that ``node`` reads is the same along some axes, and so its result."""
+    def go_on(self, node: ir.Node) -> bool:
+        """Compute the result of ``node`` once, if all that it reads is the same along some axes. Whether it is."""
+        if node.op_type == "Expand":  # its shape is no operand
+            return False
         axes = frozenset[int]().union(*(self._once[x].axes for x in node.inputs if x in self._once))
         rank = len(sizes(node.outputs[0]))
         if not axes or not all(x is not None and self._is_the_same(x, axes, rank) for x in node.inputs):
@@ -97,7 +101,7 @@ class _Spreading:
             return self._once[value].axes == axes and len(sizes(value)) == rank
         return value.shape is not None and all(_size(value, axis, rank) == 1 for axis in axes)
 
-    def ends(self, node: ir.Node) -> None:
+    def end(self, node: ir.Node) -> None:
         """Let ``node`` spread the value itself, where it meets another of the full size."""
         shape = sizes(node.outputs[0])
         for i, value in enumerate(node.inputs):
