@@ -74,11 +74,8 @@ def added(
 
 
 def put_in_place(graph: ir.Graph, node: ir.Node, new: Sequence[ir.Node]) -> None:
-    """Let the last of ``new`` give what ``node`` gave; names, type and shape of the result come from it."""
+    """Let the last of ``new`` give what ``node`` gave; name, type and shape of the result come from it."""
     old = node.outputs[0]
     for i, each in enumerate(new):
         each.name = each.outputs[0].name = f"{old.name}_{each.op_type}_{i}"
-    result = new[-1].outputs[0]
-    result.type, result.shape = old.type, old.shape
-    graph.insert_before(node, new)
-    ir.convenience.replace_all_uses_with(old, result)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], new, [old], [new[-1].outputs[0]])

@@ -11,10 +11,10 @@ import pytest
 import onnxcam
 from onnxcam.exporter import simplification
 from onnxcam.exporter.shapes import infer_shapes
-from onnxcam.exporter.simplification import ranked_constants
+from onnxcam.exporter.simplification import casts_to_types, ranked_constants
 from onnxcam.exporter.spread import spread_late
 
-from .graphs import cnn, model, random, run, save
+from .graphs import cnn, model, random, rewritten, run, save
 
 PICTURES = random(2, 3, 13, 10, seed=9)
 
@@ -61,6 +61,21 @@ def test_a_mean_of_what_is_not_spread_stays(tmp_path):
     v_mean, w_mean = (y.producer() for y in net.graph.outputs)
     assert v_mean.inputs[0].producer().op_type == "Mul"  # v is not the same along both axes
     assert w_mean.inputs[0].producer().inputs[1].producer().inputs[0] is net.graph.inputs[0]
+
+
+def test_a_cast_to_a_known_type_reads_what_it_casts_alone():
+    text = """net (bool[2,3] mask, float16[2,3,5,4] x, float[2,3] v) => (float16[2,3] y, float[2,3] z) {
+        y = CastLike (mask, x)
+        a = CastLike (mask, v)
+        z = Neg (a)
+    }"""
+    plain, graph = rewritten(casts_to_types, text)
+    assert [(node.op_type, len(node.inputs)) for node in graph] == [("Cast", 1), ("Cast", 1), ("Neg", 1)]
+    assert [node.attributes.get_int("to") for node in graph][:2] == [ir.DataType.FLOAT16, ir.DataType.FLOAT]
+    assert [y.name for y in graph.outputs] == ["y", "z"]
+    untyped = ir.from_proto(plain).graph
+    casts_to_types(untyped, list(untyped))
+    assert [node.op_type for node in untyped] == ["Cast", "CastLike", "Neg"]
 
 
 def test_numbers_meet_single_places_at_their_rank():

@@ -174,6 +174,14 @@ def test_every_method_gives_the_same(tmp_path, monkeypatch, outputs, open_sizes)
     assert passes(quick) < passes(slow)
 
 
+def test_grad_cam_plus_plus_weighs_channels_that_have_one_gradient_without_a_pass_over_the_map(tmp_path):
+    plain = save(tmp_path / "m.onnx", cnn())
+    options = {"layer": "last", "outputs": "cam"}
+    one = onnxcam.attach(plain, tmp_path / "one.onnx", method="gradcam", **options).path
+    other = onnxcam.attach(plain, tmp_path / "other.onnx", method="gradcam++", **options).path
+    assert passes(other) == passes(one)
+
+
 def inputs(path) -> set[str]:
     return {x.name for x in ir.load(path).graph.inputs}
 
