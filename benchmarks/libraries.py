@@ -35,6 +35,8 @@ LIBRARIES = {
     "Recipro-CAM in the graph": "onnxruntime",
 }
 """By name, the module that it needs."""
+AIMS = {"pytorch-grad-cam": ">= 6"}
+"""How many times as long as ours it should take, where that is not once."""
 
 
 def in_graph(file: str, threads: int) -> Callable[[], object]:
@@ -143,7 +145,7 @@ def main() -> None:
         serve(in_graph(file, int(threads)) if in_onnx else by_torch(library, name, file, int(threads)))
         return
     table = Table(model="{:<22}", threads="{:>7}", library="{:<30}", ms="{:>8.2f}", over_ours="{:>9.2f}",
-                  quartiles="{0[0]:>7.2f}-{0[1]:.2f}")  # fmt: skip
+                  quartiles="{0[0]:>7.2f}-{0[1]:.2f}", aim="{:>6}")  # fmt: skip
     present = [library for library, module in LIBRARIES.items() if find_spec(module)]
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
@@ -166,7 +168,8 @@ def main() -> None:
                 for i, library in enumerate(workers):
                     found, own = ratios(times, of=i), Spread.of([each[i] * 1e3 for each in times])
                     table.add(model=name, threads=threads, library=library, ms=own.median,
-                              over_ours=found.median, quartiles=[found.low, found.high])  # fmt: skip
+                              over_ours=found.median, quartiles=[found.low, found.high],
+                              aim=AIMS.get(library, ">= 1"))  # fmt: skip
     if arguments.json:
         table.save(arguments.json)
     if arguments.plot:

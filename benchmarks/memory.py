@@ -48,7 +48,7 @@ class Watch:
     def row(self, what: str) -> dict[str, object]:
         first, last = self.seen[0], float(np.median(self.seen[-3:]))
         return {"what": what, "frames": self.count, "settled_mb": first, "end_mb": last, "growth": last / first - 1,
-                "frames_per_second": self.count / (time.monotonic() - self._begun), "bound": "< 1%"}  # fmt: skip
+                "frames_per_second": self.count / (time.monotonic() - self._begun), "aim": "< 1%"}  # fmt: skip
 
 
 def explained(total: int) -> Watch:
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     table = Table(what="{:<20}", frames="{:>7}", settled_mb="{:>10.1f}", end_mb="{:>8.1f}", growth="{:>+8.2%}",
-                  frames_per_second="{:>8.1f}", bound="{:>6}")  # fmt: skip
+                  frames_per_second="{:>8.1f}", aim="{:>6}")  # fmt: skip
     table.add(**filmed(arguments.video).row("video pipeline"))
     table.add(**explained(arguments.explained).row("CamModel.explain"))
     if arguments.json:

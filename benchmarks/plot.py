@@ -26,9 +26,10 @@ def overheads(rows: Sequence[dict[str, Any]], path: Path) -> None:
     lines = list(dict.fromkeys((row["what"], row["model"]) for row in rows))
     settings = list(dict.fromkeys((row["threads"], row["batch"]) for row in rows))
     far = {key for key in lines if any((row["what"], row["model"]) == key and row["ratio"] > 1.25 for row in rows)}
-    panels = [[key for key in lines if key not in far], [key for key in lines if key in far]]
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 0.75 * max(map(len, panels)) + 1.4), layout="constrained")
-    for axis, keys in zip(axes, panels, strict=True):
+    panels = [keys for keys in ([key for key in lines if key not in far], [key for key in lines if key in far]) if keys]
+    size = 6.5 * len(panels), 0.75 * max(map(len, panels)) + 1.4
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
+    for axis, keys in zip(axes[0], panels, strict=True):
         for row in rows:
             key = row["what"], row["model"]
             if key not in keys:
@@ -37,7 +38,7 @@ def overheads(rows: Sequence[dict[str, Any]], path: Path) -> None:
             y = keys.index(key) + 0.16 * (i - (len(settings) - 1) / 2)
             low, high = row["quartiles"]
             axis.plot(
-                [row["aim"]] * 2, [y - 0.09, y + 0.09], color="grey", linewidth=4, alpha=0.4, solid_capstyle="butt"
+                [row["limit"]] * 2, [y - 0.09, y + 0.09], color="grey", linewidth=4, alpha=0.4, solid_capstyle="butt"
             )
             axis.errorbar(row["ratio"], y, xerr=[[max(row["ratio"] - low, 0)], [max(high - row["ratio"], 0)]], fmt="o",
                           markersize=4, capsize=2, color=COLORS[i % len(COLORS)])  # fmt: skip
@@ -45,7 +46,7 @@ def overheads(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axis.invert_yaxis()
         axis.axvline(1, color="black", linewidth=0.8)
         axis.grid(axis="x", alpha=0.3)
-        axis.set_xlabel("explained over plain")
+        axis.set_xlabel("time with the explanation over time without")
     handles = [
         pyplot.Line2D([], [], marker="o", linestyle="", color=COLORS[i % len(COLORS)], label=f"{threads} thread"
                       f"{'s' if threads > 1 else ''}, batch {batch}")
@@ -84,6 +85,7 @@ def beside(rows: Sequence[dict[str, Any]], path: Path) -> None:
 def growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Times and ratios of `growth.py`, by what grows."""
     pyplot = _pyplot()
+    from matplotlib import ticker
 
     lines = list(dict.fromkeys(row["line"] for row in rows))
     figure, axes = pyplot.subplots(2, len(lines), figsize=(4 * len(lines), 6), sharex="col", layout="constrained")
@@ -97,6 +99,7 @@ def growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
             linear = [mine[0]["explained_ms"] * (size / sizes[0]) ** power for size in sizes]
             upper.loglog(sizes, linear, ":", color="grey", label="linear")
         upper.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        upper.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         upper.yaxis.set_major_formatter("{x:g}")
         upper.minorticks_off()
         low, high = upper.get_ylim()
@@ -108,7 +111,8 @@ def growth(rows: Sequence[dict[str, Any]], path: Path) -> None:
                        yerr=[[r["ratio"][1] - r["ratio"][0] for r in mine],
                              [r["ratio"][2] - r["ratio"][1] for r in mine]])  # fmt: skip
         lower.axhline(1, color="grey", linestyle=":")
-        lower.set_ylim(0.9, max(1.2, *(row["ratio"][2] for row in mine)))
+        reached = [end for row in mine for end in row["ratio"]]
+        lower.set_ylim(min(0.9, *reached) - 0.01, max(1.2, *reached) + 0.01)
         lower.set_xlabel(line)
         lower.grid(alpha=0.3)
     axes[0, 0].set_ylabel("ms for one run")
