@@ -58,21 +58,7 @@ def verify(
         for name, error in report.against_torch.items():
             click.echo(json.dumps({"against": "torch", "what": name, "error": error}))
     else:
-        click.echo(f"on {report.sample}, class {report.explained_class}: slopes of its score at each layer")
-        width = max(len(row.layer) for row in report.comparisons)
-        click.echo(f"{'layer':<{width}} {'direction':<18} {'by gradient':>12} {'by differences':>14}  relative error")
-        for row in report.comparisons:
-            verdict = "ok" if row.passed else "WRONG"
-            slopes = f"{row.got:>12.5g} {row.expected:>14.5g}"
-            click.echo(
-                f"{row.layer:<20} {row.direction:<20} {slopes}  {row.error:.1e} of {row.tolerance:.0e}  {verdict}"
-            )
-        for name, error in report.against_torch.items():
-            click.echo(f"{name:<14} {error:.1e} relative difference from torch's autograd")
-        click.echo(
-            f"largest difference {report.largest_difference:.1e}, relative {report.largest_error:.1e}: "
-            + ("passed" if report.passed else "FAILED")
-        )
+        click.echo(report)
     if not report.passed:
         culprit = f": the culprit is {report.culprit}" if report.culprit else ""
         raise VerificationError(f"the gradients in '{artifact}' are wrong{culprit}")

@@ -95,6 +95,26 @@ class VerificationReport:
             error <= torch_tolerance(name, at_picture=self.at_picture) for name, error in self.against_torch.items()
         )
 
+    def __str__(self) -> str:
+        """A table of what was compared, and the verdict."""
+        explained = "" if self.explained_class is None else f", class {self.explained_class}"
+        width = max(len(row.layer) for row in self.comparisons)
+        lines = [
+            f"on {self.sample}{explained}: slopes of its score at each layer",
+            f"{'layer':<{width}} {'direction':<18} {'by gradient':>12} {'by differences':>14}  relative error",
+        ]
+        for row in self.comparisons:
+            verdict = "ok" if row.passed else "WRONG"
+            slopes = f"{row.got:>12.5g} {row.expected:>14.5g}"
+            lines.append(
+                f"{row.layer:<{width}} {row.direction:<18} {slopes}  {row.error:.1e} of {row.tolerance:.0e}  {verdict}"
+            )
+        lines += [f"{name:<14} {error:.1e} relative difference from torch's autograd"
+                  for name, error in self.against_torch.items()]  # fmt: skip
+        verdict = "passed" if self.passed else "FAILED"
+        lines.append(f"largest difference {self.largest_difference:.1e}, relative {self.largest_error:.1e}: {verdict}")
+        return "\n".join(lines)
+
     @property
     def largest_difference(self) -> float:
         """The largest absolute difference between two slopes."""
