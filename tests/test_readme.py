@@ -111,6 +111,13 @@ def test_every_command_is_tested() -> None:
     assert (len(LOCAL), len(FOREIGN), len(LIVE)) == (18, 4, 4)
 
 
+def test_no_command_is_refused_for_what_one_before_it_wrote() -> None:
+    named = [words[words.index("-o") + 1] for words in OURS if "-o" in words]
+    by_default = [tuple(words[:2]) for words in OURS if words[0] in ("image", "video", "attach") and "-o" not in words]
+    assert len(set(named)) == len(named)
+    assert len(set(by_default)) == len(by_default)
+
+
 def test_the_number_of_methods_is_right() -> None:
     assert f"\n{len(methods())} methods, " in README
 
