@@ -118,6 +118,8 @@ def attach(
 
 def show_report(report: Any, *, chosen: bool, against: str) -> None:
     """What was written, and how far it is from its reference."""
+    from rich.filesize import decimal
+
     for target in report.info.layers:
         found = "" if chosen else " (found by itself)"
         module = f", module {target.module}" if target.module and target.module != target.name else ""
@@ -128,7 +130,7 @@ def show_report(report: Any, *, chosen: bool, against: str) -> None:
         click.echo(f"               before the final {stepped}, which was stepped over")
     for name, error in report.errors.items():
         click.echo(f"{name:<14} {error:.1e} relative difference from {against}")
-    click.echo(f"wrote          {report.path} ({report.path.stat().st_size / 1e6:.1f} MB)")
+    click.echo(f"wrote          {report.path} ({decimal(report.path.stat().st_size)})")
 
 
 def score_text(score: Any) -> str:

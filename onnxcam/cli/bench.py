@@ -67,7 +67,7 @@ def bench(
             progress=advance,
         )
     if as_json:
-        click.echo(json.dumps(_as_json(path, result), indent=2))
+        click.echo(json.dumps(_as_json(path, result)))
         return
     for line in _table(path, result):
         click.echo(line)
@@ -113,6 +113,8 @@ def _as_json(path: Path, result: Bench) -> dict[str, Any]:
 
 
 def _table(path: Path, result: Bench) -> list[str]:
+    from rich.filesize import decimal
+
     cores = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
     lines = [
         f"{path.name} on {result.providers[0]}, {cores}, batch {result.batch}",
@@ -120,10 +122,10 @@ def _table(path: Path, result: Bench) -> list[str]:
     ]
     for name, side in result.sides.items():
         milliseconds = side.time.times(1e3)
-        memory = "-" if side.memory is None else f"{side.memory / 1e6:.0f} MB"
+        memory = "-" if side.memory is None else decimal(side.memory)
         lines.append(
             f"{name:<10} {f'{milliseconds:.2f}':>24} {result.batch / side.time.median:>11.1f} {side.start:>6.2f} s "
-            f"{memory:>9} {side.size / 1e6:>6.1f} MB"
+            f"{memory:>9} {decimal(side.size):>9}"
         )
     if result.ratio is not None:
         lines.append(f"{'ratio':<10} {f'{result.ratio:.3f}':>24}")

@@ -28,6 +28,8 @@ def inspect(artifact: Path | None, placement: bool, providers: tuple[str, ...], 
       onnxcam inspect resnet50.cam.onnx --placement --provider cuda
       onnxcam inspect resnet50.cam.onnx --json
     """
+    from rich.filesize import decimal
+
     from onnxcam.runtime import load
 
     with load(artifact, providers=providers or None) as model:
@@ -36,7 +38,7 @@ def inspect(artifact: Path | None, placement: bool, providers: tuple[str, ...], 
             click.echo(json.dumps(json.loads(info.to_json()), indent=2, ensure_ascii=False))
             return
         rows = {
-            "file": f"{model.path} ({model.path.stat().st_size / 1e6:.1f} MB)",
+            "file": f"{model.path} ({decimal(model.path.stat().st_size)})",
             "contract": f"{info.contract} (onnxcam {info.onnxcam})",
             "source": f"{info.source or 'not stated'}; licence {info.license or 'not stated'}",
             "input": info.image_input,

@@ -208,7 +208,7 @@ def detach(source: str | Path, path: str | Path) -> None:
     """
     model = read_model(Path(source))
     if METADATA_KEY not in model.metadata_props:
-        raise ExportError(f"'{source}' is a plain model, with no explanation to take out")
+        raise ExportError(f"'{source}' is a plain model, without an explanation: 'onnxcam attach' gives it one")
     remove_explanation(model)
     write_model(model, Path(path))
 

@@ -27,9 +27,9 @@ class Maps:
         """
         if method is not None and method not in self.methods:
             near = nearest_names(method, (*self.methods, *METHODS))
+            renewed = f"renew it, with 'onnxcam attach {self._path} --replace --method {method} -o NAME.cam.onnx'"
             raise MethodError(
-                f"'{self._path}' has no map by '{method}', only by {', '.join(self.methods)}"
-                + (f"; {near}" if near else ": make it again with that --method")
+                f"'{self._path}' has no map by '{method}', only by {', '.join(self.methods)}; {near or renewed}"
             )
         m = 0 if method is None else self.methods.index(method)
         k = 0 if layer is None else self.layer(layer)

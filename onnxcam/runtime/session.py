@@ -315,8 +315,8 @@ class CamModel(Closing):
             )
         if self.preprocess is None:
             raise InputError(
-                f"'{self.path}' does not say how a picture becomes its input: pass preprocess=onnxcam.Preprocess(...) "
-                "to load, or to the export"
+                f"'{self.path}' does not say how a picture becomes its input: make it again with --mean and --std, "
+                "or pass preprocess=onnxcam.Preprocess(...) to load"
             )
         picture = as_bgr(image)
         placement = place(picture.shape[0], picture.shape[1], self.preprocess)

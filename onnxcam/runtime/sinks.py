@@ -303,6 +303,6 @@ def check_output(path: Path, *, source: str | PathLike[str] | None, overwrite: b
         raise OutputError(f"'{path}' cannot be written: there is no folder '{path.parent}'")
     if path.exists():
         if source is not None and os.path.samefile(path, source):
-            raise OutputError(f"'{path}' is the input itself: choose another name")
+            raise OutputError(f"'{path}' is the input itself: choose another name for the output")
         if not overwrite:
             raise OutputError(f"'{path}' exists: choose another name, or replace it with --overwrite")
