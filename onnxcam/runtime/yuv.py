@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from onnxcam.runtime.preprocess import Picture
 
 _SMPTE170M: Final = 6  # AVCOL_SPC_SMPTE170M, which PyAV has no name for
+_BT2020: Final = 9  # AVCOL_SPC_BT2020_NCL, which PyAV 17 has none for
 _SHARES: Final = {
     Colorspace.ITU709: (0.2126, 0.0722),  # ITU-R BT.709, 3.2
     Colorspace.ITU601: (0.299, 0.114),  # ITU-R BT.601, 2.5.1, of 625 lines
     _SMPTE170M: (0.299, 0.114),  # and of 525
-    Colorspace.BT2020: (0.2627, 0.0593),  # ITU-R BT.2020, table 4
+    _BT2020: (0.2627, 0.0593),  # ITU-R BT.2020, table 4
 }
 """Of red and blue in luma, by FFmpeg's number of the matrix."""
 _FULL_RANGE: Final = "yuvj420p"
