@@ -147,6 +147,7 @@ def _bring_into_blocks(graph: ir.Graph, node: ir.Node, blocked: set[ir.Value], m
                 name = f"{x.name}_blocked"
                 moved[x] = added(graph, node, "Conv", [x, ones], name, sizes(x), like=x, attributes=group)
             node.replace_input_with(i, moved[x])
+            blocked.add(moved[x])
             return
 
 

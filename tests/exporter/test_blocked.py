@@ -195,6 +195,7 @@ def test_channels_that_fill_no_block_stay_where_they_are(tmp_path):
         ("a = Conv (x, w) r = Relu (a) t = Add (a, x) s = Mul (r, t)", 0),  # something else reads the Conv
         ("a = Conv (x, w) s = Add (a, gate)", 0),  # of another shape
         ("a = Conv (x, w) t = Add (a, x) b = Conv (t, w) s = Add (x, b)", 1),  # once for both sums
+        ("a = Conv (x, w) t = Add (a, x) b = Conv (t, w) s = Add (t, b)", 1),  # the first sum is in blocks already
     ],
 )
 def test_what_is_brought_into_blocks(text, count):
