@@ -29,9 +29,12 @@ machine meanwhile.
 AIMS = """
 ## What falls short
 
-The aims were set before anything was built. These are missed, by more than the spread (**bold** below):
+The aims were set before the work on speed began. These are missed, by more than the spread where there is one (**bold**
+below):
 
 """
+ALSO = {"file": 1.005, "start": 1.15, "memory": 1.1}
+"""Aims of an explanation at the last layer, beside its time."""
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -63,22 +66,28 @@ def _spread(row: dict[str, Any], name: str = "ratio", form: str = ".3f") -> str:
 
 def falls_short() -> str:
     """What is missed, one line for all threads and batches of it."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for row in filter(_missed, rows("speed")):
-        value = f"{row['more_ms']:+.2f} ms" if row["aim"].endswith("ms") else f"{row['ratio']:.2f}"
-        found.setdefault(f"{row['what']}, `{row['model']}`", []).append((value, row["aim"]))
-    for row in filter(_missed, rows("libraries")):
-        found.setdefault(f"{row['library']} over ours, `{row['model']}`", []).append(
-            (f"{row['over_ours']:.2f}", row["aim"])
-        )
-    for row in filter(_missed, rows("video")):
-        found.setdefault(row["what"], []).append((f"{row['value']:.2f}", row["aim"]))
-    lines = []
-    for what, each in found.items():
-        values = sorted({value for value, _ in each})
-        span = values[0] if len(values) == 1 else f"{values[0]}–{values[-1]}"
-        lines.append(f"- {what}: {span}, aim {each[0][1]}")
-    return AIMS + "\n".join(lines) + "\n"
+    measured = [
+        *(
+            (f"{row['what']}, `{row['model']}`", "more_ms" if "ms" in row["aim"] else "ratio", row)
+            for row in rows("speed")
+        ),
+        *((f"{row['library']} over ours, `{row['model']}`", "over_ours", row) for row in rows("libraries")),
+        *((row["what"], "value", row) for row in rows("video")),
+        *((f"`{row['method']}`", "ratio", row) for row in rows("repeated")),
+    ]
+    found: dict[tuple[str, str], list[float]] = {}
+    for what, name, row in measured:
+        if _missed(row):
+            found.setdefault((what, row["aim"]), []).append(row[name])
+    for row in rows("speed"):
+        missed = [name for name, aim in ALSO.items() if "last" in row["what"] and (row[name] or 0) > aim]
+        for name in missed:
+            found.setdefault((f"{name} of {row['what']}, `{row['model']}`", f"<= {ALSO[name]}"), []).append(row[name])
+    lines = [
+        f"- {what}: {'–'.join(f'{value:.2f}' for value in sorted({min(values), max(values)}))}, aim {aim}\n"
+        for (what, aim), values in found.items()
+    ]
+    return AIMS + "".join(lines)
 
 
 def speed() -> str:
@@ -123,7 +132,7 @@ ResNet-50 an explanation by pytorch-grad-cam is about five plain inferences of O
 """
     cells = [
         [f"`{row['model']}`", str(row["threads"]), row["library"], f"{row['ms']:.1f}", _spread(row, "over_ours", ".2f"),
-         row["aim"] if row["library"] != "onnxcam" else ""]
+         row["aim"]]
         for row in rows("libraries")
     ]  # fmt: skip
     return text + table(["model", "threads", "library", "ms", "times ours", "aim"], cells)
@@ -189,8 +198,8 @@ def calm() -> str:
 
 `python benchmarks/calm.py`. The mean change of the heat (0–1) from one frame to the next, changes of the explained
 class, and on a cup or a cat that goes to and fro, at up to 0.43 (slow) or 0.87 (fast) of the picture's width in a
-second, the share of frames that point at it, and of the heat that lies on it.
-`onnxcam video` and `webcam` smooth by 0.15 s unless told otherwise, along the motion of the picture.
+second, the share of frames that point at it, and of the heat that lies on it. `onnxcam video` and `webcam` smooth by
+0.15 s unless told otherwise, along the motion of the picture.
 
 """
     cells = [
